@@ -1,0 +1,26 @@
+"""The nearest valid name to a misspelt one, for messages that teach."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """Return the valid name closest to ``name``, or None where none is close.
+
+    Case and the difference between ``-`` and ``_`` are ignored.
+    """
+    by_folded = {candidate.casefold().replace("-", "_"): candidate for candidate in valid}
+    folded = name.casefold().replace("-", "_")
+    matches = difflib.get_close_matches(folded, list(by_folded), n=1, cutoff=0.6)
+    return by_folded[matches[0]] if matches else None
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """Return ``"; did you mean 'rank'?"`` or, where nothing is close, the valid names."""
+    names = sorted(valid)
+    close = nearest(name, names)
+    if close is not None:
+        return f"; did you mean {close!r}?"
+    return f"; valid: {', '.join(names)}" if names else ""

@@ -1,0 +1,1 @@
+"""What happened: the store, the front, selection, plots, report, exporters."""

@@ -1,0 +1,1 @@
+"""One file per training tool that can take a winner."""

@@ -1,0 +1,1 @@
+"""What can be searched: configurations, methods, placements, presets. No model is loaded here."""

@@ -1,0 +1,3 @@
+"""A search space on one model: sample, mutate, encode, decode, count."""
+
+from __future__ import annotations

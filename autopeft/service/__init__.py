@@ -1,0 +1,1 @@
+"""The job and the driver loop that ties the rooms together."""

@@ -1,0 +1,1 @@
+"""Models of the score, shared by what proposes and what stops."""

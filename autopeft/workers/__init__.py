@@ -1,0 +1,1 @@
+"""Everything that touches a model: tasks, data, injection, training, memory, executors."""

@@ -63,6 +63,8 @@ class Method(ABC):
     is_mergeable: ClassVar[bool] = False
     #: Whether single layers can be chosen; False puts it on all of them.
     is_placeable: ClassVar[bool] = True
+    #: Whether it can stand beside other methods in one configuration.
+    is_combinable: ClassVar[bool] = True
     learning_rate: ClassVar[LearningRateRange]
 
     @abstractmethod
@@ -79,6 +81,24 @@ class Method(ABC):
 
         ``task_type`` and ``modules_to_save`` are the worker's to add.
         """
+
+    def canonical(self, settings: Mapping[str, Setting]) -> Mapping[str, Setting]:
+        """Return the settings by which the same training is known; by default unchanged.
+
+        Overridden where two sets of settings of this method train identically. Applying it
+        twice changes nothing more.
+        """
+        return settings
+
+    def unavailable(self, shape: ModelShape) -> str | None:
+        """Return why the method cannot be used on such a model, None where it can.
+
+        By default it can where each of its dimensions has at least one value.
+        """
+        for dimension in self.dimensions(shape):
+            if not dimension.values:
+                return f"{shape.model_type} offers no value for its {dimension.name}"
+        return None
 
 
 METHODS: Registry[Method] = Registry("methods", package="autopeft.search_spaces.methods")

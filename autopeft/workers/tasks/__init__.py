@@ -1,1 +1,1 @@
-"""One file per task: what a job trains for."""
+"""What a job trains for, one file a task: labels, metrics and which way each of them is better."""

@@ -1,0 +1,153 @@
+"""The public API: ``autopeft.search(...)`` and ``autopeft.open(folder)``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autopeft.results.job_log import JobLog
+from autopeft.service.jobs import open_job
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from autopeft.service.exports import ExportReport
+    from autopeft.service.observer import Observer
+
+__all__ = ["Job", "open", "search"]
+
+
+class Job:
+    """A job, running or finished, as data frames and figures.
+
+    Args:
+        folder: The job's folder, ``output`` in the job file.
+
+    Every property reads the log anew, so a job can be watched while it runs.
+
+    Raises:
+        JobFolderError: the folder is missing, foreign or damaged.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        open_job(self.folder)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n} {name}" for name, n in self.summary["trials"].items() if n)
+        return f"<autopeft.Job {str(self.folder)!r}: {counts or 'no finished trial'}>"
+
+    @property
+    def log(self) -> JobLog:
+        """Everything recorded so far."""
+        return open_job(self.folder)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What ``autopeft show --format json`` prints."""
+        from autopeft.results.report import summary
+
+        return summary(self.log)
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row per trial: status, reason, origin, configuration, costs, score."""
+        from autopeft.results.report import trials_frame
+
+        return trials_frame(self.log)
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """One row per member of the Pareto front, best score first."""
+        from autopeft.results.report import front_frame
+
+        return front_frame(self.log)
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """One row per measurement: ``trial``, ``step``, ``score``, every metric, ``seconds``."""
+        from autopeft.results.report import curves_frame
+
+        return curves_frame(self.log)
+
+    def plot_front(self) -> go.Figure:
+        """Draw score against trainable parameters, coloured by memory (Plotly)."""
+        from autopeft.results.plots import plot_front
+
+        return plot_front(self.log)
+
+    def plot_curves(self) -> go.Figure:
+        """Draw every learning curve, the stopped ones faint (Plotly)."""
+        from autopeft.results.plots import plot_curves
+
+        return plot_curves(self.log)
+
+    def export(
+        self, target: str | Path, *, pick: str | int = "knee", tool: str = "peft"
+    ) -> ExportReport:
+        """Write one trial for a training tool and check that it loads.
+
+        Args:
+            target: A folder that does not exist yet.
+            pick: ``knee``, ``best``, ``smallest`` or a trial's number.
+            tool: Name of an exporter.
+
+        Raises:
+            ExportError: the trial has no checkpoint or cannot be expressed, or the exported
+                files do not reproduce what was measured.
+        """
+        from autopeft.service.exports import export_trial
+
+        return export_trial(self.folder, pick=str(pick), tool=tool, target=Path(target))
+
+
+def open(folder: str | Path) -> Job:
+    """Open a job's folder.
+
+    Raises:
+        JobFolderError: the folder is missing, foreign or damaged.
+    """
+    return Job(folder)
+
+
+def search(
+    job: str | Path | Mapping[str, Any],
+    *,
+    output: str | Path | None = None,
+    observer: Observer | None = None,
+    **overrides: Any,
+) -> Job:
+    """Run a search to the end of its budget, or continue the one already in ``output``.
+
+    Args:
+        job: A job file, or what would stand in one (paths relative to the working folder).
+        output: The job's folder; overrides the job file.
+        observer: Told of all that happens; silent where None.
+        overrides: Values for keys of the job file; write ``__`` for the dots of a nested key:
+            ``search("job.yaml", budget__trials=8, seed=1)``.
+
+    Raises:
+        InvalidJobError: the job is wrong; every problem is listed.
+        AutopeftError: data, model or space do not fit the job.
+    """
+    from autopeft.service.driver import resume_job, run_job
+    from autopeft.service.job_spec import load_job, parse_job
+    from autopeft.service.jobs import JobFolder
+    from autopeft.service.observer import SilentObserver
+
+    values = {key.replace("__", "."): value for key, value in overrides.items()}
+    if output is not None:
+        values["output"] = str(output)
+    if isinstance(job, Mapping):
+        spec = parse_job(job, base=Path.cwd(), overrides=values)
+    else:
+        spec = load_job(Path(job), values)
+    folder = Path(spec.output)
+    watcher = observer or SilentObserver()
+    if JobFolder(folder).log.is_file():
+        resume_job(folder, observer=watcher)
+    else:
+        run_job(spec, folder, observer=watcher)
+    return Job(folder)

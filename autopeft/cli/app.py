@@ -1,0 +1,268 @@
+"""The commands and their flags; each imports what it needs when it runs.
+
+Nothing heavy is imported here, so that ``autopeft --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from autopeft.cli import failures
+from autopeft.errors import AutopeftError
+
+CommandFunction = TypeVar("CommandFunction", bound=Callable[..., None])
+
+app = typer.Typer(
+    name="autopeft",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Search for the parameter-efficient fine-tuning configuration worth training.",
+    epilog="Start with: autopeft search examples/quickstart.yaml",
+)
+
+
+class TableFormat(StrEnum):
+    """How a list is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+class ShowFormat(StrEnum):
+    """How a job is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+def _command(*, example: str) -> Callable[[CommandFunction], CommandFunction]:
+    """Register a command whose docstring is its help and which teaches by an example."""
+
+    def add(function: CommandFunction) -> CommandFunction:
+        paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+        text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        app.command(help=text, epilog=f"Example: {example}")(function)
+        return function
+
+    return add
+
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a job, its output.")]
+ListFormat = Annotated[TableFormat, typer.Option("--format", help="How to print it.")]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        argv: Arguments without the program's name; those of the process where None.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    token = failures.job_folder.set(None)
+    try:
+        app([word for word in arguments if word != "--debug"], prog_name="autopeft")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except AutopeftError as error:
+        return failures.explain(error, debug=debug)
+    except Exception as error:
+        return failures.confess(error, debug=debug)
+    finally:
+        failures.job_folder.reset(token)
+    return 0
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        import autopeft
+
+        typer.echo(f"autopeft {autopeft.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")
+    ] = False,
+) -> None:
+    """Keep the options that stand before a command; ``main`` acts on ``--debug``."""
+
+
+@_command(example="autopeft search sst2.yaml --trials 12 --set training.batch_size=16")
+def search(
+    job: JobFile,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Folder of the job.", show_default="the file's"),
+    ] = None,
+    trials: Annotated[int | None, typer.Option(metavar="N", help="Trials to propose.")] = None,
+    proposer: Annotated[
+        str | None, typer.Option(metavar="P", help="What to try next: mobo, random, lora-sweep.")
+    ] = None,
+    stopper: Annotated[
+        str | None, typer.Option(metavar="S", help="What to end early: halving, ...")
+    ] = None,
+    executor: Annotated[
+        str | None, typer.Option(metavar="E", help="Where trials run: ray or inline.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Trials trained at the same time.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of everything.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY.PATH=VALUE", help="Any key of the job file; can be repeated."
+        ),
+    ] = None,
+) -> None:
+    """Run the search that a job file describes.
+
+    Shows progress, prints the Pareto front at the end and the commands that come next. Ctrl-C
+    is safe: nothing recorded is lost, and `autopeft resume DIR` goes on. Flags win over the
+    job file.
+    """
+    from autopeft.cli.running import search as run
+
+    flags = {
+        "output": output,
+        "budget.trials": trials,
+        "proposer": proposer,
+        "stopper": stopper,
+        "workers.executor": executor,
+        "workers.num": workers,
+        "seed": seed,
+    }
+    run(job, _overrides(flags, set_ or []))
+
+
+@_command(example="autopeft resume runs/sst2 --trials 48")
+def resume(
+    folder: Folder,
+    trials: Annotated[
+        int | None, typer.Option(metavar="N", help="New limit of trials, for the whole job.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", help="New limit of optimiser steps.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(metavar="M", help="New limit of minutes.")
+    ] = None,
+) -> None:
+    """Continue a job after Ctrl-C, a crash, or with a larger budget.
+
+    Goes on where the log ends; a segment that was under way is trained again. On a finished
+    job it only prints the front, unless a limit is raised.
+    """
+    from autopeft.cli.running import resume as run
+
+    limits = {"trials": trials, "steps": steps, "minutes": minutes}
+    run(folder, {name: limit for name, limit in limits.items() if limit is not None})
+
+
+@_command(example="autopeft show runs/sst2 --format json")
+def show(
+    folder: Folder,
+    format_: Annotated[
+        ShowFormat,
+        typer.Option("--format", help="table and json tell of the front, csv of every trial."),
+    ] = ShowFormat.TABLE,
+) -> None:
+    """Show what a job has found so far; the job may still run."""
+    from autopeft.cli.showing import show as run
+
+    run(folder, format_.value)
+
+
+@_command(example="autopeft export runs/sst2 --pick knee --to peft winner/")
+def export(
+    folder: Folder,
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist yet.")
+    ],
+    pick: Annotated[
+        str, typer.Option(metavar="WHICH", help="knee, best, smallest, or a trial's number.")
+    ] = "knee",
+    to: Annotated[str, typer.Option(metavar="TOOL", help="Training tool to write for.")] = "peft",
+) -> None:
+    """Write one trial of a job for a training tool, checked before it is handed over.
+
+    knee gives the best trade of the front, best the highest score, smallest the fewest
+    trainable parameters.
+    """
+    from autopeft.cli.exporting import export as run
+
+    run(folder, pick=pick, tool=to, target=target)
+
+
+@_command(example="autopeft check sst2.yaml --set budget.minutes=30")
+def check(
+    job: Annotated[
+        Path | None, typer.Argument(metavar="JOB.yaml", help="The job file.", show_default=False)
+    ] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of job files, for editors.")
+    ] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY.PATH=VALUE", help="As for search; can be repeated."),
+    ] = None,
+) -> None:
+    """Check a job file and list every problem in it, without running anything.
+
+    With --schema it prints the JSON schema that editors complete and check job files with.
+    """
+    from autopeft.cli.checking import check as run
+
+    run(job, schema=schema, overrides=_overrides({}, set_ or []))
+
+
+@_command(example="autopeft spaces --format json")
+def spaces(format_: ListFormat = TableFormat.TABLE) -> None:
+    """List the search spaces that a job file can name."""
+    from autopeft.cli.catalogue import spaces as run
+
+    run(format_.value)
+
+
+@_command(example="autopeft methods --format json")
+def methods(format_: ListFormat = TableFormat.TABLE) -> None:
+    """List the PEFT methods that can be searched."""
+    from autopeft.cli.catalogue import methods as run
+
+    run(format_.value)
+
+
+@_command(example="autopeft doctor")
+def doctor(format_: ListFormat = TableFormat.TABLE) -> None:
+    """Tell versions and devices, what is missing, and the command that installs it."""
+    from autopeft.cli.doctor import doctor as run
+
+    run(format_.value)
+
+
+def _overrides(flags: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Join flags that were given and ``--set`` pairs; a flag wins over the same key set."""
+    from autopeft.service.raw_job import parse_override
+
+    overrides = dict(parse_override(text) for text in settings)
+    return {**overrides, **{key: value for key, value in flags.items() if value is not None}}

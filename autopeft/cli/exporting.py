@@ -1,0 +1,24 @@
+"""``autopeft export``: write a trial for a training tool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from autopeft.cli import failures
+
+
+def export(folder: Path, *, pick: str, tool: str, target: Path) -> None:
+    """Export the picked trial of the job in ``folder`` and say what was checked."""
+    from autopeft.service.jobs import open_job
+
+    open_job(folder)  # a wrong folder is told before anything heavy is imported
+    from autopeft.service.exports import export_trial
+
+    failures.job_folder.set(folder)
+    report = export_trial(folder, pick=pick, tool=tool, target=target)
+    typer.echo(
+        f"trial {report.trial} ({report.metric} {report.metric_value:.4f}) is in {report.target}"
+    )
+    typer.echo(f"{target / 'README.md'} says how to load it")

@@ -1,0 +1,45 @@
+"""``autopeft show``: a job as a table, as JSON or as CSV."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+
+from autopeft.results.report import front_of, front_table, summary, trials_frame
+from autopeft.service.jobs import open_job
+
+if TYPE_CHECKING:
+    from autopeft.results.job_log import JobLog
+
+
+def show(folder: Path, format_: str) -> None:
+    """Print the job in ``folder``: ``table``, ``json`` or ``csv``."""
+    log = open_job(folder)
+    if format_ == "json":
+        typer.echo(json.dumps(summary(log), indent=2, allow_nan=False, ensure_ascii=False))
+    elif format_ == "csv":
+        typer.echo(trials_frame(log).to_csv(index=False), nl=False)
+    else:
+        print_job(log, Console())
+
+
+def print_job(log: JobLog, console: Console) -> None:
+    """Print the front as a table, how many trials became what, and how the job ended."""
+    facts = summary(log)
+    if front_of(log):
+        console.print(front_table(log))
+    else:
+        console.print("No trial has completed yet, so there is no front.", highlight=False)
+    counts = [f"{number} {name}" for name, number in facts["trials"].items() if number]
+    if facts["num_unfinished"]:
+        counts.append(f"{facts['num_unfinished']} unfinished")
+    lines = [f"Trials: {', '.join(counts) or 'none'}."]
+    if facts["hypervolume"] is not None:
+        lines.append(f"Hypervolume: {facts['hypervolume']:.4f}.")
+    end = facts["end_reason"]
+    lines.append(f"Ended: {end}." if end else "Not finished.")
+    console.print("\n".join(lines), highlight=False, markup=False)

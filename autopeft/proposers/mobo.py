@@ -1,0 +1,158 @@
+"""Multi-objective Bayesian optimisation with one uncertain objective."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from autopeft.proposers.acquisition import Acquisition
+from autopeft.proposers.base import PROPOSERS, Proposer
+from autopeft.proposers.unseen import next_sobol
+from autopeft.records import Costs, Proposal, Trial, TrialState, TrialStatus
+from autopeft.search_spaces.configuration import Configuration
+from autopeft.surrogates.curves import BROKEN, CurveModel
+from autopeft.surrogates.threads import one_blas_thread
+
+#: Space-filling proposals between the portfolio and the model.
+NUM_SOBOL = 4
+#: Measured trials below which there is nothing to model.
+MIN_MEASURED = 4
+#: The pool: fresh samples, and mutants of the trials that are best or on the front.
+NUM_SAMPLES, NUM_MUTANTS = 768, 384
+#: Local search: candidates kept, mutants of each, rounds.
+NUM_KEPT, NUM_NEIGHBOURS, NUM_ROUNDS = 8, 12, 3
+#: Trials with the best expected final scores that are mutated besides the front.
+NUM_BEST = 6
+
+
+@PROPOSERS.register("mobo")
+class MoboProposer(Proposer):
+    """Propose what is expected to enlarge the hypervolume of the front the most.
+
+    First the space's portfolio of known-good defaults, then a few Sobol points, then the member
+    of a pool (samples of the space, mutants of the front and of the best trials, refined by a
+    local search) with the largest noisy expected hypervolume improvement; costs are known, so it
+    has a closed form, see :mod:`autopeft.proposers.expected_hypervolume_improvement`.
+
+    Asking for n at once equals asking n times, each proposal pending when the next is chosen.
+    """
+
+    def propose(self, n: int) -> list[Proposal]:
+        """Return up to ``n`` configurations, best first."""
+        states = dict(self.states)
+        portfolio = self.space.portfolio()
+        proposals: list[Proposal] = []
+        with one_blas_thread():
+            for _ in range(n):
+                proposal = self._propose_one(states, portfolio)
+                if proposal is None:
+                    break
+                proposals.append(proposal)
+                pending = self._pending(proposal, number=max(states, default=-1) + 1)
+                states[pending.trial.number] = pending
+        return proposals
+
+    def _propose_one(
+        self, states: dict[int, TrialState], portfolio: Sequence[Proposal]
+    ) -> Proposal | None:
+        known = {state.trial.configuration.key for state in states.values()}
+        for member in portfolio:
+            if member.configuration.key not in known:
+                return member
+        k = len(states)
+        measured = [
+            s for s in states.values() if np.isfinite(s.score) and s.status not in BROKEN
+        ]
+        if k >= len(portfolio) + NUM_SOBOL and len(measured) >= MIN_MEASURED:
+            configuration = self._by_model([states[i] for i in sorted(states)], known, k)
+            if configuration is not None:
+                return Proposal(configuration=configuration, origin="mobo")
+        configuration = next_sobol(self.space, k, known, seed=self.seed)
+        return None if configuration is None else Proposal(configuration=configuration, origin="sobol")
+
+    def _by_model(
+        self, states: Sequence[TrialState], known: set[str], k: int
+    ) -> Configuration | None:
+        """Return the best unknown member of the pool; None where all of it is known."""
+        generator = self.generator(k)
+        model = CurveModel(self.space, states, max_steps=self.max_steps)
+        acquisition = Acquisition(model, states, self.scale, generator)
+        parents = acquisition.front() + _best(model, states)
+        pool = Pool(self, acquisition, (state.trial.configuration for state in states))
+        pool.add(self.space.sample(NUM_SAMPLES, generator))
+        pool.add(self._mutants(parents, generator))
+        for _ in range(NUM_ROUNDS):
+            kept = pool.best(NUM_KEPT)
+            pool.add(
+                self.space.mutate(configuration, generator)
+                for configuration in kept
+                for _ in range(NUM_NEIGHBOURS)
+            )
+        return next((c for c in pool.best(len(known) + 1) if c.key not in known), None)
+
+    def _mutants(
+        self, parents: Sequence[TrialState], generator: np.random.Generator
+    ) -> Iterable[Configuration]:
+        for i in range(NUM_MUTANTS if parents else 0):
+            mutant = parents[i % len(parents)].trial.configuration
+            for _ in range(generator.geometric(0.6)):
+                mutant = self.space.mutate(mutant, generator)
+            yield mutant
+
+    def _pending(self, proposal: Proposal, *, number: int) -> TrialState:
+        trial = Trial(
+            number=number,
+            configuration=proposal.configuration,
+            seed=self.seed,
+            origin=proposal.origin,
+            costs=self.costs([proposal.configuration])[0],
+        )
+        return TrialState(trial=trial, status=TrialStatus.PROPOSED)
+
+
+class Pool:
+    """Distinct candidates with their expected gain.
+
+    Args:
+        proposer: Gives space and costs.
+        acquisition: Values candidates.
+        excluded: Configurations that are no candidates.
+    """
+
+    def __init__(
+        self,
+        proposer: Proposer,
+        acquisition: Acquisition,
+        excluded: Iterable[Configuration],
+    ) -> None:
+        self._proposer = proposer
+        self._acquisition = acquisition
+        self._seen = set(excluded)
+        self._gains: list[tuple[float, int, Configuration]] = []
+
+    def add(self, configurations: Iterable[Configuration]) -> None:
+        """Value the configurations that are new."""
+        new = [c for c in dict.fromkeys(configurations) if c not in self._seen]
+        if not new:
+            return
+        self._seen.update(new)
+        costs: list[Costs] = self._proposer.costs(new)
+        gains = self._acquisition(self._acquisition.model.points_untried(new), costs)
+        first = len(self._gains)
+        self._gains += [
+            (-float(gain), first + i, c) for i, (gain, c) in enumerate(zip(gains, new, strict=True))
+        ]
+
+    def best(self, n: int) -> list[Configuration]:
+        """Return the ``n`` candidates with the largest gain; ties go to the earlier one."""
+        ordered = sorted(self._gains, key=lambda entry: entry[:2])
+        return [configuration for _, _, configuration in ordered[:n]]
+
+
+def _best(model: CurveModel, states: Sequence[TrialState]) -> list[TrialState]:
+    """Return the trials with the best expected final scores, stopped ones included."""
+    measured = [s for s in states if s.curve and s.status not in BROKEN]
+    mean, _ = model.process.predict(model.points_of(measured))
+    order = np.argsort(-mean, kind="stable")[:NUM_BEST]
+    return [measured[i] for i in order]

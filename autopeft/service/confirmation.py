@@ -1,0 +1,385 @@
+"""Is the winner really better than a tuned plain LoRA? Retrain both, look at the test split once.
+
+A search picks its winner among many on the search-validation split, so the winner's score
+there is too good to be true. Here the finalists are trained again from new seeds and scored
+on the test split, which nothing before has seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autopeft.errors import JobFolderError, WorkerError
+from autopeft.records import Segment, SegmentFailed, Trial, TrialState, TrialStatus
+from autopeft.results import job_log
+from autopeft.results.front import ObjectiveScale, pareto_front
+from autopeft.results.job_log import JobLog, LogFolder
+from autopeft.results.selection import pick
+from autopeft.results.sqlite_store import SqliteStore
+from autopeft.service.driver import begin_run, create_executor
+from autopeft.service.job_spec import JobSpec
+from autopeft.service.jobs import JobFolder, open_job
+from autopeft.service.observer import Observer
+
+if TYPE_CHECKING:
+    from autopeft.service.preparation import Workbench
+    from autopeft.workers.tasks.base import Task
+
+NUM_BOOTSTRAP = 2000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finalist:
+    """One configuration, retrained.
+
+    Attributes:
+        job: Folder of the job it was found in.
+        state: The trial that was picked on the search-validation split.
+        seeds: Seeds of the retrainings.
+        scores: Test scores by seed, oriented so that more is better.
+        metric_values: The same in the metric's own orientation.
+    """
+
+    job: Path
+    state: TrialState
+    seeds: tuple[int, ...]
+    scores: tuple[float, ...]
+    metric_values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean test value of the metric."""
+        return float(np.mean(self.metric_values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """Winner against baseline on the test split.
+
+    Attributes:
+        metric: Name of the metric.
+        winner: What the search picked.
+        baseline: The best tuned plain LoRA.
+        difference: Mean score of the winner minus that of the baseline; more is better.
+        interval: 95 % interval of the difference, over seeds and test examples together.
+        num_test_rows: Rows of the test split.
+    """
+
+    metric: str
+    winner: Finalist
+    baseline: Finalist
+    difference: float
+    interval: tuple[float, float]
+    num_test_rows: int
+
+    @property
+    def verdict(self) -> str:
+        """One honest sentence."""
+        low, high = self.interval
+        if self.winner.state.trial.configuration == self.baseline.state.trial.configuration:
+            return "the winner is the tuned LoRA itself"
+        if low > 0:
+            return "the winner is better than the tuned LoRA"
+        if high < 0:
+            return "the winner is worse than the tuned LoRA"
+        return "no difference between winner and tuned LoRA can be told"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able dictionary."""
+        return {
+            "metric": self.metric,
+            "winner": _finalist_json(self.winner),
+            "baseline": _finalist_json(self.baseline),
+            "difference": self.difference,
+            "interval": list(self.interval),
+            "num_test_rows": self.num_test_rows,
+            "verdict": self.verdict,
+        }
+
+
+def confirm_job(
+    folder: Path,
+    *,
+    which: str = "best",
+    against: Path | None = None,
+    num_seeds: int = 3,
+    observer: Observer,
+) -> Confirmation:
+    """Retrain a job's winner and its best plain LoRA, and compare them on the test split.
+
+    Results are recorded in the job's folder: asking again shows them and trains nothing, and
+    an interrupted confirmation goes on where it was.
+
+    Args:
+        folder: The job.
+        which: ``best``, ``knee``, ``smallest`` or a trial's number.
+        against: A job of the proposer ``lora-sweep`` on the same data; where None, the best
+            trial that this job's own portfolio took from the LoRA sweep.
+        num_seeds: Retrainings of each; their seeds follow the job's.
+        observer: Told of all that happens.
+
+    Raises:
+        JobFolderError: there is nothing to compare, or the two jobs differ in data or training.
+        WorkerError: a retraining failed.
+    """
+    log = open_job(folder)
+    spec, scale = _require_finished(log, folder)
+    winner = pick(log.trials, scale, which)
+    baseline_folder = against or folder
+    baseline = _best_plain_lora(baseline_folder, log)
+    seeds = tuple(spec.seed + 1 + i for i in range(num_seeds))
+
+    observer.on_phase("loading libraries")
+    from autopeft.service.preparation import prepare
+    from autopeft.workers.tasks.base import TASKS
+
+    workbench = prepare(spec, scale=scale, score_on="test", on_phase=observer.on_phase)
+    if log.prepared is not None and log.prepared["fingerprint"] != workbench.prepared.fingerprint:
+        raise JobFolderError(
+            "the data changed since the search",
+            hint="restore the data, or search again",
+        )
+    paths = JobFolder(folder)
+    checkpoints = paths.root / "confirmation"
+    checkpoints.mkdir(exist_ok=True)
+    states = {"winner": winner, "baseline": baseline}
+    measured = _train(
+        spec, paths.confirmation, checkpoints, workbench, states, seeds, observer
+    )
+    task = TASKS.get(workbench.prepared.task)()
+    metric = workbench.prepared.metric
+    finalists = {
+        role: Finalist(
+            job=folder if role == "winner" else baseline_folder,
+            state=state,
+            seeds=seeds,
+            scores=tuple(measured[role, seed].score for seed in seeds),
+            metric_values=tuple(
+                measured[role, seed].curve[-1].metrics[metric] for seed in seeds
+            ),
+        )
+        for role, state in states.items()
+    }
+    difference, interval = _compare(
+        task,
+        metric,
+        1.0 if workbench.prepared.greater_is_better else -1.0,
+        [
+            [checkpoints / str(measured[role, seed].checkpoint) for seed in seeds]
+            for role in ("winner", "baseline")
+        ],
+        seed=spec.seed,
+    )
+    return Confirmation(
+        metric=metric,
+        winner=finalists["winner"],
+        baseline=finalists["baseline"],
+        difference=difference,
+        interval=interval,
+        num_test_rows=workbench.prepared.num_rows["test"],
+    )
+
+
+def _require_finished(log: JobLog, folder: Path) -> tuple[JobSpec, ObjectiveScale]:
+    if log.spec is None or log.scale is None or not pareto_front(log.trials, log.scale):
+        raise JobFolderError(
+            f"the job in {str(folder)!r} has no completed trial yet",
+            hint=f"finish it with `autopeft resume {folder}`",
+        )
+    return JobSpec.from_json(log.spec), log.scale
+
+
+def _best_plain_lora(folder: Path, winner_log: JobLog) -> TrialState:
+    """Return the completed LoRA-sweep trial with the best search-validation score."""
+    log = open_job(folder)
+    _require_finished(log, folder)
+    for part in ("fingerprint", "metric", "num_outputs"):
+        ours, theirs = (job.prepared[part] for job in (winner_log, log) if job.prepared)
+        if ours != theirs:
+            raise JobFolderError(
+                f"{str(folder)!r} is no fair baseline: its {part} differs ({theirs}, not {ours})",
+                hint="run the baseline on the same job file with `--proposer lora-sweep`",
+            )
+    assert winner_log.spec is not None
+    assert log.spec is not None
+    if winner_log.spec["training"] != log.spec["training"]:
+        raise JobFolderError(
+            f"{str(folder)!r} is no fair baseline: its training settings differ",
+            hint="run the baseline on the same job file with `--proposer lora-sweep`",
+        )
+    plain = [
+        state
+        for state in log.trials
+        if state.status is TrialStatus.COMPLETED and "lora-sweep" in state.trial.origin
+    ]
+    if not plain:
+        raise JobFolderError(
+            f"no trial of the LoRA sweep was trained to the end in {str(folder)!r}",
+            hint="run `autopeft search JOB.yaml --proposer lora-sweep --output DIR` and give "
+            "that folder with --against",
+        )
+    return max(plain, key=lambda state: state.score)
+
+
+def _train(
+    spec: JobSpec,
+    log_path: Path,
+    checkpoints: Path,
+    workbench: Workbench,
+    finalists: dict[str, TrialState],
+    seeds: Sequence[int],
+    observer: Observer,
+) -> dict[tuple[str, int], TrialState]:
+    """Train every finalist from every seed that the confirmation's log does not hold yet."""
+    store = SqliteStore(log_path)
+    try:
+        run = begin_run(store)
+        folder = LogFolder()
+        for entry in store.read():
+            folder.add(entry)
+
+        def record(kind: str, data: dict[str, Any], message: str | None = None) -> None:
+            unique = job_log.unique_fact(kind, data)
+            folder.add(store.append(run, kind, data, unique=unique))
+            observer.on_log(folder.state, message)
+
+        wanted = [(role, seed) for role in finalists for seed in seeds]
+        numbers: dict[tuple[str, int], int] = {}
+        for role, seed in wanted:
+            trial = finalists[role].trial
+            known = [
+                state.trial.number
+                for state in folder.state.trials
+                if (state.trial.configuration, state.trial.seed) == (trial.configuration, seed)
+            ]
+            number = known[0] if known else len(folder.state.states)
+            if not known:
+                twin = Trial(
+                    number=number,
+                    configuration=trial.configuration,
+                    seed=seed,
+                    origin=role,
+                    costs=trial.costs,
+                )
+                record("proposal", job_log.proposal_data(twin))
+            numbers[role, seed] = number
+        todo = sorted(
+            {
+                number
+                for number in numbers.values()
+                if folder.state.states[number].step < spec.training.steps
+                or not (checkpoints / str(folder.state.states[number].checkpoint)).is_dir()
+            }
+        )
+        if todo:
+            _run_all(spec, checkpoints, workbench, folder, todo, record, observer)
+        return {key: folder.state.states[number] for key, number in numbers.items()}
+    finally:
+        store.close()
+
+
+def _run_all(
+    spec: JobSpec,
+    checkpoints: Path,
+    workbench: Workbench,
+    folder: LogFolder,
+    todo: list[int],
+    record: Any,
+    observer: Observer,
+) -> None:
+    """Train the trials numbered ``todo`` in one go each."""
+    waiting = list(todo)
+    running = 0
+    with create_executor(spec, checkpoints, workbench) as executor:
+        observer.on_phase(f"retraining: {len(todo)} runs")
+        while waiting or running:
+            while waiting and running < executor.num_workers:
+                trial = folder.state.states[waiting.pop(0)].trial
+                segment = Segment(trial=trial, from_step=0, to_step=spec.training.steps)
+                executor.submit(segment)
+                running += 1
+            event = executor.next_event()
+            if event is None:
+                continue
+            running -= 1
+            if isinstance(event, SegmentFailed):
+                raise WorkerError(
+                    f"retraining {event.segment.trial.configuration} from seed "
+                    f"{event.segment.trial.seed} failed: {event.kind.value}: {event.message}",
+                    hint="ask again: what was trained is kept",
+                )
+            measurement = event.measurement
+            record(
+                "measurement",
+                job_log.measurement_data(measurement),
+                f"{event.segment.trial.origin}, seed {event.segment.trial.seed}: "
+                f"test score {measurement.score:.4f}",
+            )
+
+
+def _compare(
+    task: Task,
+    metric: str,
+    sign: float,
+    checkpoints: list[list[Path]],
+    *,
+    seed: int,
+) -> tuple[float, tuple[float, float]]:
+    """Return the mean paired difference and its interval.
+
+    Two sources of error are added as variances: that over seeds (paired by seed; Student's t
+    with one degree of freedom fewer than seeds) and that over test examples (bootstrap of the
+    examples, the same ones for all runs).
+    """
+    from scipy.stats import t
+
+    from autopeft.workers.checkpoints import read_outputs
+
+    runs = [[read_outputs(path) for path in row] for row in checkpoints]
+    labels = runs[0][0][1]
+
+    def differences(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        values = [
+            [
+                task.predictions_to_metrics(outputs[rows], targets[rows])[metric]
+                for outputs, targets in row
+            ]
+            for row in runs
+        ]
+        return sign * (np.array(values[0]) - np.array(values[1]))
+
+    by_seed = differences(np.arange(len(labels)))
+    mean = float(by_seed.mean())
+    generator = np.random.default_rng(seed)
+    draws = [
+        differences(generator.integers(0, len(labels), len(labels))).mean()
+        for _ in range(NUM_BOOTSTRAP)
+    ]
+    example_variance = float(np.nanvar(draws))
+    num_seeds = len(by_seed)
+    seed_variance = float(by_seed.var(ddof=1)) / num_seeds if num_seeds > 1 else 0.0
+    tail = 0.5 + CONFIDENCE / 2
+    factor = float(t.ppf(tail, num_seeds - 1)) if num_seeds > 1 else 0.0
+    half = math.sqrt(factor**2 * seed_variance + float(t.ppf(tail, 1e9)) ** 2 * example_variance)
+    return mean, (mean - half, mean + half)
+
+
+def _finalist_json(finalist: Finalist) -> dict[str, Any]:
+    trial = finalist.state.trial
+    return {
+        "trial": trial.number,
+        "configuration": trial.configuration.to_json(),
+        "validation_score": finalist.state.score,
+        "seeds": list(finalist.seeds),
+        "metric_values": list(finalist.metric_values),
+        "mean": finalist.mean,
+        **trial.costs.to_json(),
+    }

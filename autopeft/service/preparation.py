@@ -1,0 +1,272 @@
+"""From a job to everything a search needs: data, model shape, space, costs, scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from autopeft.errors import DataError, InvalidJobError
+from autopeft.naming import did_you_mean
+from autopeft.records import COST_NAMES, Costs, ModelShape
+from autopeft.results.front import ObjectiveScale
+from autopeft.search_spaces.space import SearchSpace, load_space
+from autopeft.service.job_spec import JobSpec
+from autopeft.workers.tasks.metric_names import METRICS_BY_TASK
+
+if TYPE_CHECKING:
+    from autopeft.proposers.base import CostFunction
+    from autopeft.search_spaces.configuration import Configuration
+    from autopeft.workers.memory import MemoryModel
+    from autopeft.workers.worker import WorkerPlan
+
+#: Configurations drawn to find how cheap and how costly the space can be.
+NUM_SCALE_SAMPLES = 256
+
+#: Batches are padded to a multiple of this many tokens.
+TOKEN_MULTIPLE = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Facts found at the start of a job and recorded with it; a resume must find them again.
+
+    Attributes:
+        shape: Of the base model with its task head.
+        task: Name of the task, never ``auto``.
+        metric: Name of the metric behind the score.
+        greater_is_better: Whether more of the metric is better.
+        id2label: Class names by class number; None for regression.
+        num_outputs: Width of the task head.
+        fingerprint: Of the rows of all splits.
+        provenance: Where the rows came from.
+        num_rows: Rows by split.
+        text_columns: One or two column names.
+        scale: How the objectives compare.
+        memory_tokens: Tokens per example that memory is predicted for: the longest example.
+    """
+
+    shape: ModelShape
+    task: str
+    metric: str
+    greater_is_better: bool
+    id2label: tuple[str, ...] | None
+    num_outputs: int
+    fingerprint: str
+    provenance: Mapping[str, Any]
+    num_rows: Mapping[str, int]
+    text_columns: tuple[str, ...]
+    scale: ObjectiveScale
+    memory_tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able dictionary."""
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        return {
+            **plain,
+            "shape": self.shape.to_json(),
+            "scale": self.scale.to_json(),
+            "id2label": None if self.id2label is None else list(self.id2label),
+            "text_columns": list(self.text_columns),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workbench:
+    """What the driver works with; rebuilt at every start, never stored.
+
+    Attributes:
+        prepared: The recorded facts.
+        plan: What every worker needs.
+        space: Where to search.
+        costs: Costs of many configurations, predicted quickly.
+        exact_costs: Costs of one configuration, by exact accounting.
+    """
+
+    prepared: Prepared
+    plan: WorkerPlan
+    space: SearchSpace
+    costs: CostFunction
+    exact_costs: Callable[[Configuration], Costs]
+
+
+def prepare(
+    spec: JobSpec,
+    *,
+    scale: ObjectiveScale | None = None,
+    score_on: Literal["validation", "test"] = "validation",
+    on_phase: Callable[[str], None] = lambda text: None,
+) -> Workbench:
+    """Read the data, look at the model and build the space.
+
+    Args:
+        spec: The job.
+        scale: The recorded scale of a job that is resumed; found anew where None.
+        score_on: ``validation`` in a search. ``test`` only for finalists.
+        on_phase: Told what is going on.
+
+    Raises:
+        AutopeftError: data, model or space do not fit the job.
+    """
+    from autopeft.workers.data import load_splits, tokenize
+    from autopeft.workers.models import load_config, load_tokenizer, resolve_model
+    from autopeft.workers.shapes import model_shape
+    from autopeft.workers.tasks.base import TASKS, infer_task
+    from autopeft.workers.worker import WorkerPlan
+
+    on_phase("reading the data")
+    splits = load_splits(spec.data, base=spec.base, seed=spec.seed, task=spec.task)
+    task_name = infer_task(splits) if spec.task == "auto" else spec.task
+    metric, cost_names = split_objectives(spec.objectives, task_name)
+    task = TASKS.get(task_name)()
+    encoding = task.encode_labels(splits)
+
+    on_phase("looking at the model")
+    source = resolve_model(spec.model, base=spec.base)
+    config = load_config(source, encoding.num_outputs, encoding.id2label, task_name)
+    shape = model_shape(source, config)
+    space = load_space(spec.space, shape, base=spec.base)
+    max_positions = getattr(config, "max_position_embeddings", None)
+    if max_positions is not None and spec.training.max_tokens > max_positions:
+        raise InvalidJobError(
+            f"training.max_tokens is {spec.training.max_tokens}, "
+            f"but {shape.name} takes at most {max_positions} tokens",
+            hint=f"set training.max_tokens to {max_positions} or less",
+        )
+
+    on_phase("tokenising")
+    data = tokenize(
+        splits, encoding, load_tokenizer(source), spec.training.max_tokens, score_on=score_on
+    )
+    if len(data.train) < spec.training.batch_size:
+        raise DataError(
+            f"the training split has {len(data.train)} rows, fewer than one batch of "
+            f"{spec.training.batch_size}",
+            hint="lower training.batch_size, or give more training rows",
+        )
+    longest = int(data.train.lengths.max())
+    tokens = -(-longest // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
+
+    on_phase("predicting memory")
+    costs = _Costs(spec, shape, space, config, tokens, task_name)
+    if scale is None:
+        ends = (
+            task.chance_score(encoding, metric),
+            task.ideal_score(metric),
+        )
+        scale = _find_scale(space, costs, metric, cost_names, ends, seed=spec.seed)
+    prepared = Prepared(
+        shape=shape,
+        task=task_name,
+        metric=metric,
+        greater_is_better=METRICS_BY_TASK[task_name][metric],
+        id2label=encoding.id2label,
+        num_outputs=encoding.num_outputs,
+        fingerprint=splits.fingerprint,
+        provenance=dict(splits.provenance),
+        num_rows={name: len(rows) for name, rows in splits.splits.items()},
+        text_columns=splits.text_columns,
+        scale=scale,
+        memory_tokens=tokens,
+    )
+    plan = WorkerPlan(source=source, data=data, id2label=encoding.id2label, shape=shape)
+    return Workbench(
+        prepared=prepared, plan=plan, space=space, costs=costs.predict, exact_costs=costs.exact
+    )
+
+
+def split_objectives(objectives: Sequence[str] | None, task: str) -> tuple[str, tuple[str, ...]]:
+    """Return the metric and the costs among a job's objectives.
+
+    Raises:
+        InvalidJobError: a name is no metric of the task and no cost.
+    """
+    from autopeft.workers.tasks.base import TASKS
+
+    metrics = METRICS_BY_TASK[task]
+    default = TASKS.get(task).default_metric
+    if objectives is None:
+        return default, (COST_NAMES[0], COST_NAMES[2])
+    unknown = [name for name in objectives if name not in metrics and name not in COST_NAMES]
+    if unknown:
+        raise InvalidJobError(
+            f"objectives do not fit the task {task!r}",
+            problems=[
+                f"objectives: {name!r} is neither a metric of {task} nor a cost"
+                f"{did_you_mean(name, [*metrics, *COST_NAMES])}"
+                for name in unknown
+            ],
+            hint=f"metrics of {task}: {', '.join(metrics)}; costs: {', '.join(COST_NAMES)}",
+        )
+    chosen = [name for name in objectives if name in metrics]
+    return (
+        chosen[0] if chosen else default,
+        tuple(name for name in objectives if name in COST_NAMES),
+    )
+
+
+class _Costs:
+    """Costs of configurations on one model: parameters exact, memory predicted."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        shape: ModelShape,
+        space: SearchSpace,
+        config: Any,
+        tokens: int,
+        task: str,
+    ) -> None:
+        from autopeft.workers.memory import MemoryModel
+
+        self._shape = shape
+        self._space = space
+        self._memory: MemoryModel = MemoryModel(
+            config, shape, batch_size=spec.training.batch_size, tokens=tokens, task=task
+        )
+
+    def predict(self, configurations: Sequence[Configuration]) -> list[Costs]:
+        if not configurations:
+            return []
+        memory = self._memory.predict(configurations)
+        return [
+            self._with_memory(configuration, int(num_bytes))
+            for configuration, num_bytes in zip(configurations, memory, strict=True)
+        ]
+
+    def exact(self, configuration: Configuration) -> Costs:
+        return self._with_memory(configuration, self._memory.probe(configuration).total_bytes)
+
+    def _with_memory(self, configuration: Configuration, num_bytes: int) -> Costs:
+        adapter = self._space.num_adapter_parameters(configuration)
+        return Costs(
+            num_trainable_parameters=adapter + self._shape.num_head_parameters,
+            num_adapter_parameters=adapter,
+            train_memory_bytes=num_bytes,
+        )
+
+
+def _find_scale(
+    space: SearchSpace,
+    costs: _Costs,
+    metric: str,
+    cost_names: tuple[str, ...],
+    score_ends: tuple[float, float],
+    *,
+    seed: int,
+) -> ObjectiveScale:
+    """Fix reference and ideal point: chance and perfection, cheapest and costliest."""
+    sample = [
+        *space.sobol(NUM_SCALE_SAMPLES, seed=seed),
+        *(proposal.configuration for proposal in space.portfolio()),
+    ]
+    table = costs.predict(sample)
+    columns = [[getattr(row, name) for row in table] for name in cost_names]
+    return ObjectiveScale(
+        metric=metric,
+        cost_names=cost_names,
+        score_reference=score_ends[0],
+        score_ideal=score_ends[1],
+        cost_ideal=tuple(float(min(column)) for column in columns),
+        cost_reference=tuple(float(max(column)) for column in columns),
+    )

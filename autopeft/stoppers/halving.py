@@ -1,0 +1,161 @@
+"""Asynchronous successive halving that is fair to small models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from autopeft.proposers.base import CostFunction
+from autopeft.records import TrialState, TrialStatus
+from autopeft.results.front import ObjectiveScale
+from autopeft.search_spaces.space import SearchSpace
+from autopeft.stoppers.base import STOPPERS, Action, Decision, Stopper
+from autopeft.stoppers.judging import Array, Judge, draw_virtual
+from autopeft.surrogates.curves import has_measurements
+from autopeft.surrogates.threads import one_blas_thread
+
+#: A trial is measured at max_steps, at max_steps / ETA, ... and at each rung must be among the
+#: best 1 / ETA of its comparators.
+ETA = 2
+#: Rungs before the last.
+NUM_RUNGS = 3
+#: Rungs below this many steps say nothing.
+MIN_RUNG_STEPS = 4
+#: Trials that must have been measured at a rung before anyone is judged there.
+MIN_MEASURED = 3
+#: Comparators that make a judgement; where fewer were observed, the surrogate supplies the rest.
+ENOUGH_COMPARATORS = 6
+#: A trial whose probability of reaching the front is below this waits.
+MIN_CHANCE = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether a trial goes on, how urgently, and why in words."""
+
+    goes_on: bool
+    chance: float
+    reason: str
+
+
+@STOPPERS.register("halving")
+class HalvingStopper(Stopper):
+    """Pause what will not reach the front, judged among trials that cost no more.
+
+    A cheaper trial with a better score dominates; a dearer one never does. So at a rung (Li et
+    al., "A system for massively parallel hyperparameter tuning", MLSys 2020, algorithm 2) a
+    trial is ranked only among the trials measured there whose every cost, at the front's
+    resolution, is at most its own. Where fewer than enough of those exist, members of the space
+    that cost no more stand in, with the surrogate's posterior at that rung for a score. It goes
+    on if at most 1 / eta of its comparators are better and it still has a chance to end on the
+    front against the completed and running trials that cost no more, by the joint posterior over
+    final scores. The cheapest trials have no comparators and always go on.
+
+    Deviations from the paper: a rung is judged at once on arrival and its paused trials again
+    whenever a worker is free; the first few trials at a rung go on unjudged, since neither they
+    nor the surrogate have anything to be compared with, and their complete curves are what
+    judges the others; a trial is paused, never stopped, because a later, worse comparator can
+    make it worth resuming.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        scale: ObjectiveScale,
+        costs: CostFunction,
+        *,
+        max_steps: int,
+        seed: int,
+    ) -> None:
+        super().__init__(space, scale, costs, max_steps=max_steps, seed=seed)
+        steps = (round(max_steps / ETA**k) for k in range(NUM_RUNGS, 0, -1))
+        self.rungs = (*sorted({step for step in steps if MIN_RUNG_STEPS <= step}), max_steps)
+        self._virtual: tuple[Array, Array] | None = None
+
+    def next_rung(self, step: int) -> int:
+        """Return the first rung beyond ``step``."""
+        return next((rung for rung in self.rungs if rung > step), self.max_steps)
+
+    def decide(self, state: TrialState, others: Sequence[TrialState]) -> Decision:
+        """Continue or pause a trial at its rung."""
+        rest = [s for s in others if s.trial.number != state.trial.number]
+        with one_blas_thread():
+            verdict = self._judge([*rest, state], [state])[0]
+        action = Action.CONTINUE if verdict.goes_on else Action.PAUSE
+        return Decision(action=action, reason=verdict.reason)
+
+    def promote(self, states: Sequence[TrialState]) -> tuple[int, str] | None:
+        """Return the paused trial that now goes on and has the best chance of the front."""
+        paused = [s for s in states if s.status is TrialStatus.PAUSED]
+        if not paused:
+            return None
+        paused.sort(key=lambda state: state.trial.number)
+        with one_blas_thread():
+            verdicts = self._judge(states, paused)
+        ready = [(v, s) for v, s in zip(verdicts, paused, strict=True) if v.goes_on]
+        if not ready:
+            return None
+        verdict, state = max(ready, key=lambda pair: (pair[0].chance, -pair[1].trial.number))
+        return state.trial.number, verdict.reason
+
+    def _judge(
+        self, states: Sequence[TrialState], judged: Sequence[TrialState]
+    ) -> list[Verdict]:
+        if not has_measurements(states):
+            return [_unjudged(state, 0) for state in judged]
+        if self._virtual is None:
+            self._virtual = draw_virtual(self.space, self.scale, self.costs, seed=self.seed)
+        judge = Judge(
+            self.space,
+            self.scale,
+            states,
+            self._virtual,
+            max_steps=self.max_steps,
+            enough=ENOUGH_COMPARATORS,
+            seed=self.seed,
+        )
+        return [self._verdict(judge, state) for state in judged]
+
+    def _verdict(self, judge: Judge, state: TrialState) -> Verdict:
+        if not np.isfinite(state.score):
+            return Verdict(
+                goes_on=False, chance=0.0, reason=f"no finite score at step {state.step}"
+            )
+        standing = judge.compare(state)
+        if standing.num_measured < MIN_MEASURED:
+            return _unjudged(state, standing.num_measured)
+        where = f"score {state.score:.4g} at step {state.step}"
+        if standing.num_comparators < 1:
+            return Verdict(goes_on=True, chance=1.0, reason=f"{where}: nothing costs as little")
+        chance, rival = judge.chance_of_front(state)
+        among = f"{standing.num_observed} trials that cost no more"
+        if standing.num_virtual:
+            among += f" and, by the surrogate, {standing.num_virtual:.0f} untried configurations"
+        share = f"{where}: {standing.share_better:.0%} of {among} are better"
+        if standing.share_better > 1 / ETA:
+            return Verdict(
+                goes_on=False, chance=chance, reason=f"{share}, at most {1 / ETA:.0%} may be"
+            )
+        if rival is not None and chance < MIN_CHANCE:
+            return Verdict(
+                goes_on=False,
+                chance=chance,
+                reason=f"{where}: {chance:.0%} chance of reaching the front, at least "
+                f"{MIN_CHANCE:.0%} asked; trial {rival.trial.number} costs no more and is ahead",
+            )
+        return Verdict(
+            goes_on=True,
+            chance=chance,
+            reason=f"{share} (at most {1 / ETA:.0%} may be), {chance:.0%} chance of the front",
+        )
+
+
+def _unjudged(state: TrialState, num_measured: int) -> Verdict:
+    return Verdict(
+        goes_on=True,
+        chance=1.0,
+        reason=f"score {state.score:.4g} at step {state.step}: only {num_measured} other trials "
+        f"were measured there, {MIN_MEASURED} are needed to judge",
+    )

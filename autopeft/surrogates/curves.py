@@ -1,0 +1,140 @@
+"""A model of final scores that also learns from the curves of stopped trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autopeft.records import TrialState, TrialStatus
+from autopeft.search_spaces.configuration import Configuration
+from autopeft.search_spaces.space import SearchSpace
+from autopeft.surrogates.gaussian_process import GaussianProcess, Points
+
+Array = NDArray[np.float64]
+
+#: Most measurements that enter a fit. Exact inference grows with their cube.
+MAX_POINTS = 400
+#: Trials whose measurements say nothing about what their configuration scores.
+BROKEN = frozenset({TrialStatus.DIVERGED, TrialStatus.INFEASIBLE, TrialStatus.FAILED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreWarp:
+    """A strictly increasing map of scores to about unit scale, gentle with bad outliers.
+
+    Linear from ``knee`` units below the centre upwards, logarithmic below it: a trial that fell
+    to chance is known to be bad, but by how much does not bend the model. Being increasing, it
+    keeps every order and so every front.
+
+    Attributes:
+        centre: Median of the scores.
+        scale: Their interquartile range over that of a unit Gaussian.
+        knee: Where the logarithm starts, in units of scale.
+    """
+
+    centre: float
+    scale: float
+    knee: float = 2.0
+
+    @classmethod
+    def fit(cls, scores: Array) -> ScoreWarp:
+        """Fit to finite scores; constant ones, or none, get scale 1."""
+        if not len(scores):
+            return cls(centre=0.0, scale=1.0)
+        low, centre, high = (float(q) for q in np.quantile(scores, [0.25, 0.5, 0.75]))
+        spread = float(np.std(scores))
+        scale = max((high - low) / 1.349, 0.1 * spread)
+        is_constant = spread <= 1e-9 * max(1.0, abs(centre))
+        return cls(centre=centre, scale=1.0 if is_constant else scale)
+
+    def __call__(self, scores: Array) -> Array:
+        """Return warped scores of the same shape."""
+        z = (np.asarray(scores, dtype=np.float64) - self.centre) / self.scale
+        below = np.maximum(-z - self.knee, 0.0)
+        return np.where(below > 0, -self.knee - np.log1p(below), z)
+
+
+class CurveModel:
+    """The posterior over warped scores, given every curve of a job.
+
+    Args:
+        space: Encodes configurations.
+        states: The job's trials, in any order: the fit depends on the set alone.
+        max_steps: Steps of a trial trained to the end.
+
+    Raises:
+        ValueError: no trial has a finite measurement; ask :func:`has_measurements` first.
+    """
+
+    def __init__(
+        self, space: SearchSpace, states: Sequence[TrialState], *, max_steps: int
+    ) -> None:
+        self.space = space
+        self.max_steps = max_steps
+        self._encoded: dict[int, Array] = {}
+        chosen = _chosen_measurements(states)
+        if not chosen:
+            raise ValueError("no trial has a finite measurement")
+        last = {number: score for number, _, score in chosen}
+        self.warp = ScoreWarp.fit(np.array(list(last.values())))
+        by_number = {state.trial.number: state for state in states}
+        self._remember([by_number[number] for number in last])
+        points = Points(
+            X=np.stack([self._encoded[number] for number, _, _ in chosen]),
+            progress=np.array([step / max_steps for _, step, _ in chosen]),
+            trials=np.array([number for number, _, _ in chosen], dtype=np.int64),
+        )
+        self.process = GaussianProcess.fit(points, self.warp(np.array([s for _, _, s in chosen])))
+
+    def points_of(self, states: Sequence[TrialState], progress: float = 1.0) -> Points:
+        """Return the points of trials at one progress; each keeps its identity."""
+        self._remember(states)
+        n = len(states)
+        X = np.empty((n, self.space.num_dimensions))
+        for row, state in enumerate(states):
+            X[row] = self._encoded[state.trial.number]
+        numbers = np.array([state.trial.number for state in states], dtype=np.int64)
+        return Points(X=X, progress=np.full(n, progress), trials=numbers)
+
+    def points_untried(
+        self, configurations: Sequence[Configuration], progress: float = 1.0
+    ) -> Points:
+        """Return the points of configurations without a trial at one progress."""
+        return Points.untried(self.space.encode(configurations), progress)
+
+    def _remember(self, states: Sequence[TrialState]) -> None:
+        new = [state.trial for state in states if state.trial.number not in self._encoded]
+        if new:
+            encoded = self.space.encode([trial.configuration for trial in new])
+            self._encoded.update({t.number: x for t, x in zip(new, encoded, strict=True)})
+
+
+def has_measurements(states: Sequence[TrialState]) -> bool:
+    """Return whether there is anything to fit a :class:`CurveModel` to."""
+    return bool(_chosen_measurements(states))
+
+
+def _chosen_measurements(states: Sequence[TrialState]) -> list[tuple[int, int, float]]:
+    """Return (trial, step, score) of the measurements that enter a fit, the telling ones last.
+
+    The newest measurement of every trial, then the one before it, newest trials first, up to
+    :data:`MAX_POINTS`. Beyond that many trials the best half by score and the newest stay.
+    """
+    newest, earlier = [], []
+    for state in sorted(states, key=lambda state: state.trial.number):
+        if state.status in BROKEN:
+            continue
+        finite = [m for m in state.curve if np.isfinite(m.score)]
+        if finite:
+            newest.append((state.trial.number, finite[-1].step, finite[-1].score))
+        if len(finite) > 1:
+            earlier.append((state.trial.number, finite[-2].step, finite[-2].score))
+    if len(newest) > MAX_POINTS:
+        best = sorted(newest, key=lambda row: (-row[2], row[0]))[: MAX_POINTS // 2]
+        rest = [row for row in newest if row not in set(best)]
+        newest = sorted(best + rest[len(rest) - (MAX_POINTS - len(best)) :])
+    room = MAX_POINTS - len(newest)
+    return (earlier[-room:] if room else []) + newest

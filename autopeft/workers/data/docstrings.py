@@ -1,0 +1,173 @@
+"""``builtin:docstrings``, a data set that asks which library a docstring comes from.
+
+Real text that needs no network: the docstrings of eight libraries that AutoPEFT's own
+dependencies bring, read with ``ast`` from their installed source; none of them is imported.
+
+* A module is visited in the order of a hash of (seed, library, path), until its library has
+  enough examples: the order does not depend on the file system.
+* Names of libraries inside the text are masked, so that the answer is not spelt out.
+* All docstrings of a module fall into one split, and of docstrings with equal letters only one
+  is kept (none where two libraries share them), so that no near-duplicate crosses a split.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from autopeft.errors import DataError
+from autopeft.workers.data.table import Table
+from autopeft.workers.dataset import SPLIT_NAMES, SplitName
+
+#: Import name -> name of its distribution. Each is brought by a core dependency.
+LIBRARIES = {
+    "networkx": "networkx",
+    "pandas": "pandas",
+    "ray": "ray",
+    "sklearn": "scikit-learn",
+    "sqlalchemy": "SQLAlchemy",
+    "sympy": "sympy",
+    "torch": "torch",
+    "transformers": "transformers",
+}
+MASK = "LIB"
+MAX_CHARACTERS = 400
+MIN_WORDS = 8
+NUM_PER_LIBRARY = 1000
+#: So that no single large module fills a library's share.
+NUM_PER_MODULE = 25
+#: Larger modules take long to parse, and are mostly tables or generated.
+MAX_SOURCE_BYTES = 150_000
+#: Share of each split in the examples of a library.
+SHARES: dict[SplitName, float] = {"train": 0.7, "validation": 0.15, "test": 0.15}
+
+#: Its letters, its module and its text.
+Example = tuple[str, str, str]
+
+_SKIPPED_FOLDERS = frozenset(
+    {"tests", "test", "testing", "externals", "_vendor", "_internal", "_lib", "thirdparty"}
+)
+_NAMES = re.compile(
+    # Long names anywhere, also inside identifiers; short ones only as words of their own.
+    r"scikit-?learn|sklearn|sqlalchemy|networkx|pandas|numpy|scipy|sympy|pytorch|torch"
+    r"|transformers|hugging ?face|pydata"
+    r"|(?<![a-z])(?:ray(?=[.'`:/]|\b)|(?:np|pd|nx|sp|sa|hf)(?=[.`]|\b))",
+    re.IGNORECASE,
+)
+_NOT_LETTERS = re.compile(r"[^a-z]+")
+_BLANK_LINE = re.compile(r"\n\s*\n")
+
+
+def read_docstrings(seed: int) -> tuple[dict[SplitName, Table], dict[str, Any]]:
+    """Return the three splits (columns ``text`` and ``label``) and where they come from.
+
+    Raises:
+        DataError: a library has no source here.
+    """
+    found = {library: list(_examples(library, seed)) for library in LIBRARIES}
+    owners = Counter(key for examples in found.values() for key, _, _ in examples)
+    rows: dict[SplitName, list[tuple[str, str, str]]] = {split: [] for split in SPLIT_NAMES}
+    for library, examples in found.items():
+        own = [example for example in examples if owners[example[0]] == 1]
+        for split, (key, _, text) in _assign_modules(own):
+            rows[split].append((_hash(seed, key), text, library))
+    tables: dict[SplitName, Table] = {}
+    digest = hashlib.sha256()
+    for split, chosen in rows.items():
+        chosen.sort()
+        for _, text, library in chosen:
+            digest.update(f"{split}\0{library}\0{text}\0".encode())
+        tables[split] = Table(
+            columns={"text": [row[1] for row in chosen], "label": [row[2] for row in chosen]},
+            origin=f"builtin:docstrings, split {split}",
+        )
+    versions = {name: version(distribution) for name, distribution in LIBRARIES.items()}
+    return tables, {
+        "source": "builtin:docstrings",
+        "packages": versions,
+        "sha256": digest.hexdigest(),
+    }
+
+
+def example_text(docstring: str) -> str | None:
+    """Return the first paragraphs of a docstring, names masked; None where too little is left."""
+    text = ""
+    for paragraph in _BLANK_LINE.split(docstring):
+        joined = f"{text} {' '.join(paragraph.split())}".strip()
+        if len(joined) > MAX_CHARACTERS:
+            text = text or joined[:MAX_CHARACTERS].rsplit(" ", 1)[0]
+            break
+        text = joined
+    text = _NAMES.sub(MASK, text)
+    return text if len(text.split()) >= MIN_WORDS else None
+
+
+def _examples(library: str, seed: int) -> Iterator[Example]:
+    """Yield (key, module, text) of one library until it has enough, each key once."""
+    spec = importlib.util.find_spec(library)
+    if spec is None or spec.origin is None:
+        raise DataError(
+            f"builtin:docstrings needs the source of {library}, which is not installed",
+            hint=f"pip install {LIBRARIES[library]}",
+        )
+    root = Path(spec.origin).parent
+    paths = (path.relative_to(root) for path in root.rglob("*.py"))
+    modules = [path.as_posix() for path in paths if not _SKIPPED_FOLDERS & set(path.parts)]
+    seen: set[str] = set()
+    for module in sorted(modules, key=lambda module: _hash(seed, library, module)):
+        source = (root / module).read_bytes()
+        if len(source) > MAX_SOURCE_BYTES:
+            continue
+        fresh: dict[str, str] = {}
+        for docstring in _docstrings(source):
+            text = example_text(docstring)
+            key = "" if text is None else _NOT_LETTERS.sub("", text.casefold())
+            if text is not None and key not in seen:
+                fresh.setdefault(key, text)
+        for key in sorted(fresh, key=lambda key: _hash(seed, key))[:NUM_PER_MODULE]:
+            seen.add(key)
+            yield key, module, fresh[key]
+        if len(seen) >= NUM_PER_LIBRARY:
+            return
+
+
+def _docstrings(source: bytes) -> Iterator[str]:
+    """Yield the docstrings of a module, its classes, functions and methods."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # escape sequences of somebody else's source
+        try:
+            module = ast.parse(source)
+        except (SyntaxError, ValueError):  # a template, or written for another Python
+            return
+    pending: list[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef] = [module]
+    while pending:
+        node = pending.pop()
+        docstring = ast.get_docstring(node)
+        if docstring:
+            yield docstring
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+            pending += [child for child in node.body if isinstance(child, kinds)]
+
+
+def _assign_modules(examples: list[Example]) -> Iterator[tuple[SplitName, Example]]:
+    """Yield each example with its split: whole modules go where most rows are still missing."""
+    counts = dict.fromkeys(SPLIT_NAMES, 0)
+    for _, members in groupby(examples, key=lambda example: example[1]):
+        module = list(members)
+        split = max(SPLIT_NAMES, key=lambda name: SHARES[name] * len(examples) - counts[name])
+        counts[split] += len(module)
+        yield from ((split, example) for example in module)
+
+
+def _hash(seed: int, *parts: str) -> str:
+    return hashlib.sha256("\0".join((str(seed), *parts)).encode()).hexdigest()

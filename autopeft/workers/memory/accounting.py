@@ -1,0 +1,135 @@
+"""Count what autograd keeps between the forward and the backward pass.
+
+Works alike on real tensors and on the meta device, where every ``data_ptr`` is 0: a storage is
+told apart by the address of its ``StorageImpl`` (``untyped_storage()._cdata``). An address is
+unique only among storages that are alive, so addresses are compared for storages that are all
+alive at the same time, and never later.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+#: Where a storage was made: path of the innermost module running, and how many that module
+#: had made before it in the same forward pass.
+Label = tuple[str, int]
+INPUT: Label = ("input", 0)
+
+
+class _Kept:
+    """What the graph holds in place of a saved tensor; it dies with its graph node."""
+
+    __slots__ = ("__weakref__", "tensor")
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
+class SavedStorages:
+    """Record the distinct storages that autograd saves inside a ``with`` block.
+
+    A storage counts once however many views of it are saved, in full even where a view covers
+    a part of it, and only while a graph that is still alive holds it: what a detached branch
+    saved goes when the branch goes. Parameters and buffers of ``model`` do not count.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._resident = {
+            tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())
+        }
+        self._kept: list[weakref.ref[_Kept]] = []
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
+
+    def _pack(self, tensor: torch.Tensor) -> _Kept:
+        kept = _Kept(tensor)
+        self._kept.append(weakref.ref(kept))
+        return kept
+
+    @staticmethod
+    def _unpack(kept: _Kept) -> torch.Tensor:
+        return kept.tensor
+
+    def __enter__(self) -> SavedStorages:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hooks.__exit__(*error)
+
+    def sizes(self) -> dict[int, int]:
+        """Return the bytes of each storage held now, by its address (valid while it is held)."""
+        sizes: dict[int, int] = {}
+        for reference in self._kept:
+            kept = reference()
+            if kept is not None:
+                storage = kept.tensor.untyped_storage()
+                if storage._cdata not in self._resident:
+                    sizes[storage._cdata] = storage.nbytes()
+        return sizes
+
+    def num_bytes(self) -> int:
+        """Return the bytes of all storages held now."""
+        return sum(self.sizes().values())
+
+
+class StorageLabels(TorchDispatchMode):
+    """Give every storage made inside a ``with`` block a :data:`Label`.
+
+    Two forward passes of one model give the same label to the same tensor of the computation,
+    whatever requires a gradient. All storages are kept alive inside the block, which costs
+    nothing on the meta device and is not meant for any other.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._scope: list[str] = [""]
+        self._made: Counter[str] = Counter()
+        self._labels: dict[int, Label] = {}
+        self._alive: list[torch.UntypedStorage] = []
+        self._handles = []
+        for name, module in model.named_modules():
+            enter, leave = self._scope_hooks(name)
+            self._handles.append(module.register_forward_pre_hook(enter))
+            self._handles.append(module.register_forward_hook(leave))
+
+    def _scope_hooks(self, name: str) -> tuple[Any, Any]:
+        def enter(*_: object) -> None:
+            self._scope.append(name)
+
+        def leave(*_: object) -> None:
+            self._scope.pop()
+
+        return enter, leave
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                storage = leaf.untyped_storage()
+                if storage._cdata not in self._labels:
+                    self._alive.append(storage)
+                    scope = self._scope[-1]
+                    self._labels[storage._cdata] = (scope, self._made[scope])
+                    self._made[scope] += 1
+        return result
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for handle in self._handles:
+            handle.remove()
+
+    def of(self, sizes: dict[int, int]) -> dict[Label, int]:
+        """Return bytes by label for bytes by address; inputs of the block share one label."""
+        labelled: Counter[Label] = Counter()
+        for address, num_bytes in sizes.items():
+            labelled[self._labels.get(address, INPUT)] += num_bytes
+        return dict(labelled)

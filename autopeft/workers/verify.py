@@ -1,0 +1,186 @@
+"""Rebuild an export with transformers and PEFT alone, and compare what it predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from autopeft.errors import ExportError, JobFolderError
+from autopeft.workers.assets import read_assets
+from autopeft.workers.checkpoints import read_adapter
+from autopeft.workers.data.tokenization import tokenize_split
+from autopeft.workers.dataset import Rows
+from autopeft.workers.injection import HEAD, fill_adapter, inject_parts, known_warnings
+from autopeft.workers.models import head_paths, quiet_transformers
+from autopeft.workers.tasks.base import TASKS
+from autopeft.workers.training import evaluate
+
+_CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """How an export compares with what the search recorded.
+
+    Attributes:
+        num_rows: Rows compared.
+        max_abs_difference: Largest difference of any raw output.
+        num_prediction_mismatches: Rows whose predicted class differs; for regression, rows
+            that differ by more than 1e-4 of the recorded outputs' standard deviation.
+        metric: Name of the metric.
+        metric_value: The metric of the rebuilt model, in its own orientation.
+        recorded_metric_value: The same of the recorded outputs.
+    """
+
+    num_rows: int
+    max_abs_difference: float
+    num_prediction_mismatches: int
+    metric: str
+    metric_value: float
+    recorded_metric_value: float
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every prediction is the same."""
+        return self.num_prediction_mismatches == 0
+
+
+def verify_export(
+    folder: Path,
+    rows: Rows,
+    recorded: Path | tuple[NDArray[np.float32], NDArray[Any]],
+    *,
+    base_folder: Path | None = None,
+    batch_size: int = 64,
+) -> VerifyReport:
+    """Load an export as a stranger would and compare it with the recorded outputs.
+
+    Tokenizer, adapter and head come from the export; rows are tokenised again. Only the base
+    model may come from elsewhere.
+
+    Args:
+        folder: The export: adapter, tokenizer files and ``autopeft.json``.
+        rows: The search-validation rows, in their order.
+        recorded: ``validation.safetensors`` of the checkpoint, or its outputs and labels.
+        base_folder: Local copy of the base model; by default its public name is loaded.
+        batch_size: Rows in one batch.
+
+    Raises:
+        ExportError: something is missing from the export, or it cannot be loaded.
+    """
+    outputs, labels = _recorded(recorded) if isinstance(recorded, Path) else recorded
+    if len(outputs) != len(rows):
+        raise ExportError(f"{len(outputs)} rows were recorded, {len(rows)} are to be compared")
+    facts = _facts(folder)
+    model = load_export(folder, base_folder=base_folder)
+    rebuilt = _predict(model, folder, rows, labels, facts, batch_size)
+    task = TASKS.get(facts["task"])()
+    metric = facts["metric"]
+    return VerifyReport(
+        num_rows=len(rows),
+        max_abs_difference=float(np.abs(rebuilt - outputs).max(initial=0.0)),
+        num_prediction_mismatches=_num_mismatches(rebuilt, outputs),
+        metric=metric,
+        metric_value=task.predictions_to_metrics(rebuilt, labels)[metric],
+        recorded_metric_value=task.predictions_to_metrics(outputs, labels)[metric],
+    )
+
+
+def load_export(folder: Path, *, base_folder: Path | None = None) -> Any:
+    """Return the exported model in evaluation mode, by transformers and PEFT.
+
+    Raises:
+        ExportError: something is missing from the export, or it cannot be loaded.
+    """
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    facts = _facts(folder)
+    trusted = bool(facts.get("trust_remote_code", False))
+    try:
+        with quiet_transformers(), known_warnings(), torch.random.fork_rng(devices=[]):
+            base = AutoModelForSequenceClassification.from_pretrained(
+                str(base_folder or facts["base_model"]),
+                num_labels=facts["num_labels"],
+                use_safetensors=True,
+                dtype=torch.float32,
+                trust_remote_code=trusted,
+                revision=facts.get("revision") or "main",
+            )
+            if (folder / _CONFIG).is_file():
+                model = PeftModel.from_pretrained(base, str(folder))
+            else:
+                model = _load_parts(base, folder)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"cannot load the export {folder}: {reason}") from error
+    return model.eval()
+
+
+def _load_parts(base: Any, folder: Path) -> Any:
+    """Inject each part as its own files describe it, in the order of training."""
+    from peft import PeftConfig
+
+    home = folder if (folder / f"{HEAD}.safetensors").is_file() else folder / "adapter"
+    configs = {
+        path.parent.name: PeftConfig.from_pretrained(str(path.parent))
+        for path in sorted(home.glob(f"*/{_CONFIG}"))
+    }
+    if not configs:
+        raise OSError(f"it holds neither {_CONFIG} nor parts with {HEAD}.safetensors")
+    head = head_paths(base)
+    ordered = dict(sorted(configs.items(), key=lambda item: item[1].is_prompt_learning))
+    model = inject_parts(base, ordered)
+    fill_adapter(model, head, read_adapter(home))
+    return model
+
+
+def _predict(
+    model: Any,
+    folder: Path,
+    rows: Rows,
+    labels: NDArray[Any],
+    facts: Mapping[str, Any],
+    batch_size: int,
+) -> NDArray[np.float32]:
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"cannot load the tokenizer of {folder}: {reason}") from error
+    split = tokenize_split(rows, labels, tokenizer, facts["max_tokens"])
+    pad_token_id = facts["padding"]["pad_token_id"]
+    return evaluate(model, split, batch_size=batch_size, pad_token_id=pad_token_id)
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    try:
+        return read_assets(folder)
+    except JobFolderError as error:
+        raise ExportError(error.message, hint=error.hint) from error
+
+
+def _recorded(path: Path) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    try:
+        tensors = load_file(path)
+        return tensors["outputs"].numpy(), tensors["labels"].numpy()
+    except (OSError, KeyError, SafetensorError) as error:
+        raise ExportError(f"cannot read the recorded outputs {path}: {error}") from error
+
+
+def _num_mismatches(rebuilt: NDArray[np.float32], outputs: NDArray[np.float32]) -> int:
+    if outputs.shape[1] > 1:
+        return int((rebuilt.argmax(axis=1) != outputs.argmax(axis=1)).sum())
+    tolerance = 1e-4 * float(outputs.std())
+    return int((np.abs(rebuilt - outputs)[:, 0] > tolerance).sum())

@@ -15,7 +15,7 @@
 VENV ?= .venv
 TORCH ?= $(shell sed -n 's/^torch==/&/p' constraints.txt)
 PIP_FLAGS ?=
-PYTEST_FLAGS ?= -n 2 --dist loadgroup
+PYTEST_FLAGS ?= -n 2 --dist loadfile
 QUICKSTART ?= runs/quickstart
 
 # The first of these that runs and is new enough; `make PYTHON=/path/to/python3` overrides it.
@@ -92,7 +92,7 @@ format: setup
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
-	find autopeft tests examples benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . \( -path "./$(VENV)" -o -path ./runs \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-venv:
 	rm -rf "$(VENV)"

@@ -42,13 +42,6 @@ settings.register_profile(
 settings.load_profile("pipeline" if os.environ.get("CI") else "local")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that start Ray in one process, one after the other, under pytest-xdist."""
-    for item in items:
-        if item.get_closest_marker("ray") is not None:
-            item.add_marker(pytest.mark.xdist_group("ray"))
-
-
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """Return the root of the checkout."""

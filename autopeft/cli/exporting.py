@@ -21,4 +21,10 @@ def export(folder: Path, *, pick: str, tool: str, target: Path) -> None:
     typer.echo(
         f"trial {report.trial} ({report.metric} {report.metric_value:.4f}) is in {report.target}"
     )
+    if report.unverified is None:
+        typer.echo(
+            f"loaded back and compared: all {report.num_rows} validation rows come out equal"
+        )
+    else:
+        failures.warn(f"not compared with what was measured: {report.unverified}")
     typer.echo(f"{target / 'README.md'} says how to load it")

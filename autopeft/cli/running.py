@@ -13,6 +13,7 @@ from rich.console import Console
 from autopeft.cli import failures
 from autopeft.cli.progress import create_progress
 from autopeft.cli.showing import print_job
+from autopeft.results.report import front_of
 from autopeft.service.job_checks import find_warnings
 from autopeft.service.job_spec import load_job
 
@@ -47,16 +48,13 @@ def resume(folder: Path, limits: Mapping[str, float]) -> None:
     _run(work, folder)
 
 
-def next_commands(folder: Path) -> list[str]:
-    """Return the commands that make sense after a search, ready to be pasted."""
+def next_commands(folder: Path, *, has_front: bool = True) -> list[str]:
+    """Return what makes sense to type after a search, ready to be pasted."""
     where = shlex.quote(str(folder))
     winner = shlex.quote(f"{str(folder).rstrip('/')}-winner")
-    code = f"import autopeft; autopeft.open({str(folder)!r}).plot_front().show()"
-    return [
-        f"autopeft show {where} --format json",
-        f"autopeft export {where} --pick knee --to peft {winner}",
-        f"python -c {shlex.quote(code)}",
-    ]
+    export = f"autopeft export {where} --pick knee --to peft {winner}"
+    notebook = f"import autopeft; autopeft.open({str(folder)!r}).plot_front()  # in a notebook"
+    return [f"autopeft show {where} --format json", *([export] if has_front else []), notebook]
 
 
 def _run(work: Callable[[Observer], JobLog], folder: Path) -> None:
@@ -70,5 +68,5 @@ def _run(work: Callable[[Observer], JobLog], folder: Path) -> None:
         raise typer.Exit(failures.INTERRUPTED) from None
     print_job(log, Console())
     typer.echo("\nNext:")
-    for command in next_commands(folder):
+    for command in next_commands(folder, has_front=bool(front_of(log))):
         typer.echo(f"  {command}")

@@ -85,6 +85,8 @@ class JobLog:
         scale: How objectives are compared; None before ``prepared``.
         budget: Limits given at a resume, by name; they replace those in ``spec``.
         states: Trials by number.
+        resumable: Numbers of trials that were only paused when the job ended; a larger budget
+            lets them go on.
         due: Numbers of trials whose next segment is decided on but not yet recorded
             (proposed, continued or promoted).
         undecided: Numbers of trials that were measured, with no decision recorded yet.
@@ -106,6 +108,7 @@ class JobLog:
     scale: ObjectiveScale | None = None
     budget: Mapping[str, float] = field(default_factory=dict)
     states: Mapping[int, TrialState] = field(default_factory=dict)
+    resumable: tuple[int, ...] = ()
     due: tuple[int, ...] = ()
     undecided: tuple[int, ...] = ()
     unfinished: tuple[Segment, ...] = ()
@@ -169,6 +172,7 @@ class LogFolder:
             self._snapshot = replace(
                 self._log,
                 states=dict(self._states),
+                resumable=tuple(sorted(self._ended)),
                 due=tuple(sorted(self._due)),
                 undecided=tuple(sorted(self._undecided)),
                 unfinished=tuple(self._submitted[key] for key in sorted(self._submitted)),
@@ -270,11 +274,11 @@ class LogFolder:
         number = int(data["trial"])
         action = LoggedAction(data["action"])
         status = _STATUS_AFTER[action]
-        goes_on = status is TrialStatus.RUNNING
         self._clear(number)
-        if goes_on:
+        if status is TrialStatus.RUNNING:
             self._due.add(number)
-        self._change(number, status=status, reason="" if goes_on else str(data["reason"]))
+        has_reason = status not in (TrialStatus.RUNNING, TrialStatus.COMPLETED)
+        self._change(number, status=status, reason=str(data["reason"]) if has_reason else "")
 
     def _add_spent(self, entry: Entry, data: Mapping[str, Any]) -> None:
         self._spent[entry.run] = float(data["seconds"])

@@ -219,7 +219,8 @@ class SqliteStore(Store):
         _sync_folder(self.path.parent)
 
     def _check_schema(self, connection: sa.Connection) -> None:
-        facts = dict(connection.execute(sa.select(_meta.c.key, _meta.c.value)).tuples().all())
+        rows = connection.execute(sa.select(_meta.c.key, _meta.c.value)).all()
+        facts: dict[str, str] = {row.key: row.value for row in rows}
         version = facts.get("schema_version", "")
         if facts.get("format") != "autopeft-log" or not version.isdecimal():
             raise self._foreign()

@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from autopeft.errors import JobFolderError
 
@@ -65,7 +65,7 @@ class Store(ABC):
     def close(self) -> None:  # noqa: B027 -- a store may hold nothing
         """Release what is held; idempotent."""
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -93,7 +93,7 @@ def _grid(x_axis: _Axis, y_axis: _Axis, points: FrontPoints) -> Iterable[str]:
     for value in _log_ticks(x_axis.low, x_axis.high):
         x = x_axis(math.log10(value))
         yield _line(x, top, x, bottom, GRID)
-        yield _text(x, bottom + 18, cost_text(points.cost_name, value), anchor="middle")
+        yield _text(x, bottom + 18, _tick_text(points.cost_name, value), anchor="middle")
     yield _line(left, bottom, right, bottom, INK)
     yield _line(left, bottom, left, top, INK)
     yield _text((left + right) / 2, HEIGHT - 16, f"{cost_title(points.cost_name)} (log scale)",
@@ -183,6 +183,12 @@ def _colours(memory: Sequence[int]) -> Callable[[int], str]:
 
 def _hex(channels: Sequence[int]) -> str:
     return "#" + "".join(f"{channel:02x}" for channel in channels)
+
+
+def _tick_text(cost_name: str, value: float) -> str:
+    """Write a cost without trailing zeros, e.g. ``3 k``."""
+    number, _, unit = cost_text(cost_name, value).partition(" ")
+    return f"{float(number):g} {unit}".rstrip()
 
 
 def _linear_ticks(low: float, high: float, count: int = 6) -> list[float]:

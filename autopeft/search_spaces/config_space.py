@@ -75,8 +75,8 @@ class ConfigSpaceView:
     def configuration(self, values: Mapping[str, Any]) -> Configuration:
         """Return the configuration that active hyperparameters stand for, in canonical form.
 
-        A set of methods that cannot stand together (none at all, or a method that stays
-        alone beside others) becomes the nearest that can.
+        Methods that cannot stand together become the nearest set that can; where there is
+        none at all, the first method stands in.
         """
         plain = {name: _plain(value) for name, value in values.items()}
         methods = self.space.methods
@@ -84,7 +84,8 @@ class ConfigSpaceView:
             methods = (plain[METHOD],)
         elif len(methods) > 1:
             methods = tuple(name for name in methods if plain[f"use:{name}"])
-            methods = self.space.method_sets.nearest(methods)
+            sets = self.space.method_sets
+            methods = sets.nearest(methods) if methods else sets.default
         modules = []
         for method in methods:
             part = self.space.parts[method]

@@ -151,9 +151,7 @@ def confirm_job(
     checkpoints = paths.root / "confirmation"
     checkpoints.mkdir(exist_ok=True)
     states = {"winner": winner, "baseline": baseline}
-    measured = _train(
-        spec, paths.confirmation, checkpoints, workbench, states, seeds, observer
-    )
+    measured = _train(spec, paths.confirmation, checkpoints, workbench, states, seeds, observer)
     task = TASKS.get(workbench.prepared.task)()
     metric = workbench.prepared.metric
     finalists = {
@@ -162,9 +160,7 @@ def confirm_job(
             state=state,
             seeds=seeds,
             scores=tuple(measured[role, seed].score for seed in seeds),
-            metric_values=tuple(
-                measured[role, seed].curve[-1].metrics[metric] for seed in seeds
-            ),
+            metric_values=tuple(measured[role, seed].curve[-1].metrics[metric] for seed in seeds),
         )
         for role, state in states.items()
     }
@@ -354,7 +350,9 @@ def _compare(
             ]
             for row in runs
         ]
-        return sign * (np.array(values[0]) - np.array(values[1]))
+        winner, baseline = np.array(values, dtype=np.float64)
+        paired: NDArray[np.float64] = sign * (winner - baseline)
+        return paired
 
     by_seed = differences(np.arange(len(labels)))
     mean = float(by_seed.mean())

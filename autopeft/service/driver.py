@@ -105,11 +105,9 @@ def resume_job(
                 hint=f"delete the folder and start again: `autopeft search JOB.yaml "
                 f"--output {folder}`",
             )
-        spec = JobSpec.from_json(log.spec)
-        if budget:
-            spec = spec.with_budget(**budget)
-        elif log.end_reason is not None:
+        if not budget and log.end_reason is not None:
             return log
+        spec = JobSpec.from_json(log.spec).with_budget(**{**log.budget, **(budget or {})})
         run = begin_run(store)
         if budget:
             store.append(run, "budget", budget)
@@ -196,11 +194,11 @@ def _write_assets(paths: JobFolder, workbench: Workbench) -> None:
         paths.assets,
         workbench.plan.source,
         facts={
-            "base_model": prepared.shape.name,
             "task": prepared.task,
             "metric": prepared.metric,
             "id2label": None if prepared.id2label is None else list(prepared.id2label),
             "num_labels": prepared.num_outputs,
+            "max_tokens": workbench.max_tokens,
             "text_columns": list(prepared.text_columns),
         },
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from autopeft.naming import did_you_mean, nearest
 from autopeft.records import COST_NAMES
@@ -117,14 +118,15 @@ def _model(spec: JobSpec) -> Iterator[Problem]:
             )
         return
     folder = spec.base / name
-    if name.strip() and folder.is_dir():
+    kind = _kind(folder) if name.strip() else "missing"
+    if kind == "folder":
         if not (folder / "config.json").is_file():
             yield Problem(path, f"the folder {show(name)} holds no config.json")
         if not any(folder.glob("*.safetensors")):
             yield Problem(
                 path, f"the folder {show(name)} holds no safetensors, and nothing else is loaded"
             )
-    elif folder.is_file():
+    elif kind == "file":
         yield Problem(path, f"{show(name)} is a file, expected a folder with safetensors")
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         yield Problem(path, f"there is no model folder {show(name)} below {spec.base}")
@@ -157,7 +159,7 @@ def _data(spec: JobSpec) -> Iterator[Problem]:
 def _hub_data(spec: JobSpec) -> Iterator[Problem]:
     data, path = spec.data, ("data", "name")
     assert data.name is not None
-    if data.name.startswith((".", "/", "~")) or (spec.base / data.name).exists():
+    if data.name.startswith((".", "/", "~")) or _kind(spec.base / data.name) != "missing":
         yield Problem(
             path,
             f"{show(data.name)} is a path, expected a hub name; name files as "
@@ -192,15 +194,16 @@ def _data_files(spec: JobSpec) -> Iterator[Problem]:
         if value is None:
             continue
         path, file = ("data", split), spec.base / value
-        if file.is_dir():
+        kind = _kind(file)
+        if kind == "folder":
             yield Problem(path, f"{show(value)} is a folder, expected a file")
-        elif not file.exists():
+        elif kind == "missing":
             yield Problem(path, f"there is no file {show(value)} below {spec.base}{_near(file)}")
         elif not is_data_file(value):
             yield Problem(
                 path, f"{show(value)} has no known ending; known: {', '.join(DATA_SUFFIXES)}"
             )
-        elif not os.access(file, os.R_OK):
+        elif kind == "unreachable" or not os.access(file, os.R_OK):
             yield Problem(path, f"{show(value)} cannot be read: permission denied")
         elif file.stat().st_size == 0:
             yield Problem(path, f"{show(value)} is empty")
@@ -210,11 +213,23 @@ def _data_files(spec: JobSpec) -> Iterator[Problem]:
             )
 
 
+def _kind(path: Path) -> Literal["file", "folder", "missing", "unreachable"]:
+    """Say what is at ``path``; unreachable where a folder above it may not be read."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "missing"
+    except (OSError, ValueError):
+        return "unreachable"
+    return "folder" if stat.S_ISDIR(mode) else "file"
+
+
 def _near(file: Path) -> str:
     """Return ``; did you mean ...`` for the nearest file name beside a missing one."""
-    if not file.parent.is_dir():
+    try:
+        close = nearest(file.name, [sibling.name for sibling in file.parent.iterdir()])
+    except OSError:
         return ""
-    close = nearest(file.name, [sibling.name for sibling in file.parent.iterdir()])
     return f"; did you mean {close!r}?" if close is not None else ""
 
 
@@ -256,6 +271,6 @@ def _output(spec: JobSpec) -> Iterator[Problem]:
         return
     folder = spec.folder
     for part in (folder, *folder.parents):
-        if part.is_file():
+        if _kind(part) == "file":
             yield Problem(("output",), f"{str(part)!r} is a file, expected a folder")
             return

@@ -223,7 +223,7 @@ def _remove(raw: dict[str, Any], path: KeyPath) -> None:
 
 def _complete(settings: JobSettings, *, base: Path, name: str) -> JobSpec:
     named = settings.name or name
-    output = settings.output or str(Path("runs") / named)
+    output = str(Path("runs") / named) if settings.output is None else settings.output
     fields = {**dict(settings), "name": named, "output": output, "base": base.absolute()}
     return JobSpec.model_validate(fields)
 

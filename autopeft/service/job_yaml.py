@@ -16,6 +16,9 @@ from autopeft.naming import nearest
 #: A job file is a page of text; what is larger is something else, given by mistake.
 MAX_JOB_FILE_BYTES = 1_000_000
 
+#: Levels of mappings and lists; a job needs five.
+MAX_DEPTH = 32
+
 KeyPath = tuple[str, ...]
 
 
@@ -61,8 +64,8 @@ def parse_job_text(text: str, *, name: str) -> JobText:
     Raises:
         InvalidJobError: as :func:`read_job_file` does for the content.
     """
-    loader = JobLoader(text)
     try:
+        loader = JobLoader(text)
         root = loader.get_single_node()
         if root is None:
             raise InvalidJobError(
@@ -88,8 +91,6 @@ def parse_job_text(text: str, *, name: str) -> JobText:
     except (ValueError, RecursionError) as error:
         what = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise InvalidJobError(f"job file {name} cannot be read: {what}") from error
-    finally:
-        loader.dispose()
 
 
 def parse_value(text: str) -> Any:
@@ -155,6 +156,9 @@ def _walk(
     ``seen`` tells of each node walked before (an alias leads there again) whether the walk is
     still inside it.
     """
+    if len(path) > MAX_DEPTH:
+        yield f"line {node.start_mark.line + 1}: {path[0]} is nested too deeply"
+        return
     if id(node) in seen:
         if seen[id(node)]:
             yield f"line {node.start_mark.line + 1}: {'.'.join(path)} refers to itself"

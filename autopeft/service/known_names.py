@@ -2,7 +2,8 @@
 
 A registry imports its modules when it is asked, and some of them import torch. Checking a job
 file must answer at once, so names are read from the sources of a seam's package: each
-``@SEAM.register("name")`` on a class, and the entry points of group ``autopeft.<seam>``.
+``@SEAM.register("name")`` on a class, and the entry points of group ``autopeft.<seam>``. Where
+a constant stands in place of the text, the name is the module's, with ``-`` for ``_``.
 """
 
 from __future__ import annotations
@@ -62,8 +63,9 @@ def _registered_names(spec: ModuleSpec) -> set[str]:
     source = get_source(spec.name) if get_source is not None else None
     if not source or ".register(" not in source:
         return set()
+    by_convention = spec.name.rpartition(".")[2].replace("_", "-")
     return {
-        decorator.args[0].value
+        _text_of(decorator.args[0], by_convention)
         for node in ast.parse(source).body
         if isinstance(node, ast.ClassDef)
         for decorator in node.decorator_list
@@ -71,6 +73,11 @@ def _registered_names(spec: ModuleSpec) -> set[str]:
         and isinstance(decorator.func, ast.Attribute)
         and decorator.func.attr == "register"
         and decorator.args
-        and isinstance(decorator.args[0], ast.Constant)
-        and isinstance(decorator.args[0].value, str)
     }
+
+
+def _text_of(argument: ast.expr, otherwise: str) -> str:
+    """Return the text that stands there; a name of a constant is not looked up."""
+    if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+        return argument.value
+    return otherwise

@@ -78,6 +78,7 @@ class Workbench:
     Attributes:
         prepared: The recorded facts.
         plan: What every worker needs.
+        max_tokens: Longer examples are truncated.
         space: Where to search.
         costs: Costs of many configurations, predicted quickly.
         exact_costs: Costs of one configuration, by exact accounting.
@@ -85,6 +86,7 @@ class Workbench:
 
     prepared: Prepared
     plan: WorkerPlan
+    max_tokens: int
     space: SearchSpace
     costs: CostFunction
     exact_costs: Callable[[Configuration], Costs]
@@ -171,7 +173,12 @@ def prepare(
     )
     plan = WorkerPlan(source=source, data=data, id2label=encoding.id2label, shape=shape)
     return Workbench(
-        prepared=prepared, plan=plan, space=space, costs=costs.predict, exact_costs=costs.exact
+        prepared=prepared,
+        plan=plan,
+        max_tokens=spec.training.max_tokens,
+        space=space,
+        costs=costs.predict,
+        exact_costs=costs.exact,
     )
 
 

@@ -110,16 +110,30 @@ def expand_paths(raw: dict[str, Any]) -> list[Problem]:
         text = parent.get(path[-1]) if isinstance(parent, dict) else None
         if not isinstance(parent, dict) or not isinstance(text, str):
             continue
-        expanded = os.path.expandvars(text)
-        unset = re.findall(r"\$(\w+|\{[^}]*\})", expanded)
-        if unset:
-            names = ", ".join(name.strip("{}") for name in dict.fromkeys(unset))
-            problems.append(
-                Problem(path, f"{text!r} needs the environment variable {names}, which is not set")
-            )
+        expanded, problem = _expand(text)
+        if problem is not None:
+            problems.append(Problem(path, problem))
         else:
-            parent[path[-1]] = str(Path(expanded).expanduser()) if text[:1] == "~" else expanded
+            parent[path[-1]] = expanded
     return problems
+
+
+def _expand(text: str) -> tuple[str, str | None]:
+    """Return the text with variables and ``~`` expanded, and what is wrong with it."""
+    expanded = os.path.expandvars(text)
+    unset = re.findall(r"\$(\w+|\{[^}]*\})", expanded)
+    if unset:
+        names = ", ".join(name.strip("{}") for name in dict.fromkeys(unset))
+        return text, f"{text!r} needs the environment variable {names}, which is not set"
+    is_too_long = len(expanded) > 4095 or any(len(part) > 255 for part in Path(expanded).parts)
+    if is_too_long or not expanded.isprintable():
+        return text, f"{show(text)} cannot be a path: too long, or with unprintable characters"
+    if expanded.startswith("~"):
+        try:
+            expanded = str(Path(expanded).expanduser())
+        except RuntimeError:
+            return text, f"{text!r} names the home folder of a user that does not exist"
+    return expanded, None
 
 
 def find_not_finite(value: Any, path: KeyPath = ()) -> list[Problem]:

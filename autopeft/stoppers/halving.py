@@ -16,11 +16,10 @@ from autopeft.stoppers.judging import Array, Judge, draw_virtual
 from autopeft.surrogates.curves import has_measurements
 from autopeft.surrogates.threads import one_blas_thread
 
-#: A trial is measured at max_steps, at max_steps / ETA, ... and at each rung must be among the
-#: best 1 / ETA of its comparators.
+#: At each rung a trial must be among the best 1 / ETA of its comparators.
 ETA = 2
-#: Rungs before the last.
-NUM_RUNGS = 3
+#: The rungs before the last, as parts of the full steps.
+RUNGS = (1 / 8, 1 / 4, 1 / 2)
 #: Rungs below this many steps say nothing.
 MIN_RUNG_STEPS = 4
 #: Trials that must have been measured at a rung before anyone is judged there.
@@ -70,8 +69,8 @@ class HalvingStopper(Stopper):
         seed: int,
     ) -> None:
         super().__init__(space, scale, costs, max_steps=max_steps, seed=seed)
-        steps = (round(max_steps / ETA**k) for k in range(NUM_RUNGS, 0, -1))
-        self.rungs = (*sorted({step for step in steps if MIN_RUNG_STEPS <= step}), max_steps)
+        steps = (round(max_steps * part) for part in RUNGS)
+        self.rungs = (*sorted({step for step in steps if MIN_RUNG_STEPS <= step < max_steps}), max_steps)
         self._virtual: tuple[Array, Array] | None = None
 
     def next_rung(self, step: int) -> int:

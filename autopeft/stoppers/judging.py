@@ -140,7 +140,7 @@ class Judge:
         points = Points.untried(X, state.step / self._max_steps)
         mean, variance = process.predict(points)
         sd = np.sqrt(variance + process.hyperparameters.noise)
-        mine = float(self._model.warp(np.array(state.score)))
+        mine = self._model.value(state.score, state.step)
         return float(ndtr((mean - mine) / sd).mean())
 
     def _costs_of(self, state: TrialState) -> Array:

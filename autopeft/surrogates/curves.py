@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,56 @@ Array = NDArray[np.float64]
 
 #: Most measurements that enter a fit. Exact inference grows with their cube.
 MAX_POINTS = 400
+#: Most by which the spread of scores grows or shrinks from one rung to the next, and the weight,
+#: in trials, of the guess that it does not.
+MAX_SLOPE, PRIOR_PAIRS = 4.0, 3.0
 #: Trials whose measurements say nothing about what their configuration scores.
 BROKEN = frozenset({TrialStatus.DIVERGED, TrialStatus.INFEASIBLE, TrialStatus.FAILED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RungLines:
+    """What a score at a step would be worth at the end, by one line per step.
+
+    Scores rise and spread out along the way. Between neighbouring steps the trials measured at
+    both say how: the line that maps their mean and spread at the one onto those at the other.
+    Lines are increasing, so that no order within a step changes; what differs from trial to
+    trial is the Gaussian process's to learn.
+
+    Attributes:
+        lines: By step, ``(at, to, slope)``: a score becomes ``to + slope (score - at)``.
+    """
+
+    lines: Mapping[int, tuple[float, float, float]]
+
+    @classmethod
+    def fit(cls, curves: Sequence[Mapping[int, float]]) -> RungLines:
+        """Fit to curves, each the finite scores of one trial by step."""
+        steps = sorted({step for curve in curves for step in curve}, reverse=True)
+        lines = {step: (0.0, 0.0, 1.0) for step in steps[:1]}
+        for later, step in pairwise(steps):
+            both = [curve for curve in curves if step in curve and later in curve]
+            before = np.array([curve[step] for curve in both])
+            after = np.array([curve[later] for curve in both])
+            at_later, to_later, slope_later = lines[later]
+            if not both:
+                lines[step] = lines[later]
+                continue
+            # As many trials as PRIOR_PAIRS say that the spread stays as it is.
+            spread = float(np.std(after)) + 1e-12, float(np.std(before)) + 1e-12
+            slope = float(np.clip(spread[0] / spread[1], 1 / MAX_SLOPE, MAX_SLOPE))
+            slope = slope ** ((len(both) - 1) / (len(both) - 1 + PRIOR_PAIRS))
+            to = to_later + slope_later * (float(after.mean()) - at_later)
+            lines[step] = (float(before.mean()), to, slope_later * slope)
+        return cls(lines=lines)
+
+    def __call__(self, score: float, step: int) -> float:
+        """Return the score carried to the last step; steps never measured use the next one."""
+        known = [s for s in self.lines if s >= step]
+        if not known:
+            return score
+        at, to, slope = self.lines[min(known)]
+        return to + slope * (score - at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,16 +127,22 @@ class CurveModel:
         chosen = _chosen_measurements(states)
         if not chosen:
             raise ValueError("no trial has a finite measurement")
-        last = {number: score for number, _, score in chosen}
-        self.warp = ScoreWarp.fit(np.array(list(last.values())))
         by_number = {state.trial.number: state for state in states}
-        self._remember([by_number[number] for number in last])
+        self._remember([by_number[number] for number in sorted({row[0] for row in chosen})])
+        self.lines = RungLines.fit([curve for curve in map(_finite, states) if curve])
+        carried = {number: self.lines(score, step) for number, step, score in chosen}
+        self.warp = ScoreWarp.fit(np.array(list(carried.values())))
         points = Points(
             X=np.stack([self._encoded[number] for number, _, _ in chosen]),
             progress=np.array([step / max_steps for _, step, _ in chosen]),
             trials=np.array([number for number, _, _ in chosen], dtype=np.int64),
         )
-        self.process = GaussianProcess.fit(points, self.warp(np.array([s for _, _, s in chosen])))
+        y = np.array([self.lines(score, step) for _, step, score in chosen])
+        self.process = GaussianProcess.fit(points, self.warp(y))
+
+    def value(self, score: float, step: int) -> float:
+        """Return the model's units for a score measured at a step; increasing in the score."""
+        return float(self.warp(np.array(self.lines(score, step))))
 
     def points_of(self, states: Sequence[TrialState], progress: float = 1.0) -> Points:
         """Return the points of trials at one progress; each keeps its identity."""
@@ -125,16 +180,21 @@ def _chosen_measurements(states: Sequence[TrialState]) -> list[tuple[int, int, f
     """
     newest, earlier = [], []
     for state in sorted(states, key=lambda state: state.trial.number):
-        if state.status in BROKEN:
-            continue
-        finite = [m for m in state.curve if np.isfinite(m.score)]
+        finite = list(_finite(state).items())
         if finite:
-            newest.append((state.trial.number, finite[-1].step, finite[-1].score))
+            newest.append((state.trial.number, *finite[-1]))
         if len(finite) > 1:
-            earlier.append((state.trial.number, finite[-2].step, finite[-2].score))
+            earlier.append((state.trial.number, *finite[-2]))
     if len(newest) > MAX_POINTS:
         best = sorted(newest, key=lambda row: (-row[2], row[0]))[: MAX_POINTS // 2]
         rest = [row for row in newest if row not in set(best)]
         newest = sorted(best + rest[len(rest) - (MAX_POINTS - len(best)) :])
     room = MAX_POINTS - len(newest)
     return (earlier[-room:] if room else []) + newest
+
+
+def _finite(state: TrialState) -> dict[int, float]:
+    """Return the finite scores of a trial by growing step; none for a broken one."""
+    if state.status in BROKEN:
+        return {}
+    return {m.step: m.score for m in state.curve if np.isfinite(m.score)}

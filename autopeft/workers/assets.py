@@ -4,65 +4,54 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from autopeft.errors import JobFolderError
-from autopeft.workers.models import ModelSource
+from autopeft.workers.models import ModelSource, load_tokenizer
 
 SCHEMA_VERSION = 1
 FACTS_FILE = "autopeft.json"
+#: What a job must say of itself, besides what the model source says.
+FACTS = ("task", "metric", "id2label", "num_labels", "max_tokens", "text_columns")
 
 
-def write_assets(
-    folder: Path,
-    source: ModelSource,
-    tokenizer: Any,
-    *,
-    task: str,
-    metric: str,
-    id2label: Sequence[str] | None,
-    num_labels: int,
-    max_tokens: int,
-    text_columns: Sequence[str],
-) -> None:
+def write_assets(folder: Path, source: ModelSource, *, facts: Mapping[str, Any]) -> None:
     """Write the job's ``assets`` folder; one that stands there already is replaced whole.
 
-    It holds the tokenizer as ``save_pretrained`` writes it, and ``autopeft.json``. No path of
+    It holds the tokenizer as ``save_pretrained`` writes it, and ``autopeft.json``: the facts
+    given here, how the base model is named and loaded, and how batches are padded. No path of
     this machine is in it.
 
     Args:
         folder: Where to write.
         source: The base model; only its public name is kept.
-        tokenizer: Its tokenizer.
-        task: Name of the task.
-        metric: The metric the search scored on.
-        id2label: Class names by class number; None for regression.
-        num_labels: Outputs of the task head.
-        max_tokens: Longer texts are truncated to this.
-        text_columns: Names of the one or two text columns.
+        facts: JSON-able, with everything in :data:`FACTS`.
+
+    Raises:
+        ModelError: the tokenizer cannot be loaded.
+        ValueError: a fact is missing.
     """
-    facts = {
+    missing = [name for name in FACTS if name not in facts]
+    if missing:
+        raise ValueError(f"facts lack {', '.join(missing)}")
+    tokenizer = load_tokenizer(source)
+    everything = {
         "schema_version": SCHEMA_VERSION,
         "base_model": source.public_name,
         "revision": source.revision,
         "trust_remote_code": source.trust_remote_code,
-        "task": task,
-        "metric": metric,
-        "id2label": None if id2label is None else list(id2label),
-        "num_labels": num_labels,
-        "max_tokens": max_tokens,
-        "text_columns": list(text_columns),
         "padding": {"side": tokenizer.padding_side, "pad_token_id": tokenizer.pad_token_id},
+        **facts,
     }
     writing = folder.with_name(f".{folder.name}-{uuid4().hex}")
     try:
         writing.mkdir(parents=True)
         tokenizer.save_pretrained(writing)
         _forget_paths(writing / "tokenizer_config.json", source)
-        text = json.dumps(facts, indent=2, ensure_ascii=False)
+        text = json.dumps(everything, indent=2, ensure_ascii=False)
         (writing / FACTS_FILE).write_text(text, encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)

@@ -43,6 +43,8 @@ _CONFIG = "adapter_config.json"
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
+#: Outputs and labels of the scored split at the checkpoint's step.
+VALIDATION_FILE = "validation.safetensors"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
@@ -134,7 +136,7 @@ def write_checkpoint(
         _write_adapter(folder / "adapter", model, shape)
         save_file(_storable(optimizer), folder / "optimizer.safetensors")
         validation = {"outputs": torch.tensor(outputs), "labels": torch.tensor(labels)}
-        save_file(validation, folder / "validation.safetensors")
+        save_file(validation, folder / VALIDATION_FILE)
         state = {
             "schema_version": SCHEMA_VERSION,
             "trial": trial,
@@ -165,7 +167,7 @@ def read_checkpoint(root: Path, name: str) -> Checkpoint:
         for path, expected in state["files"].items():
             if _sha256(folder / path) != expected:
                 raise _damaged(folder, f"{path} has changed since it was written")
-        validation = load_file(folder / "validation.safetensors")
+        validation = load_file(folder / VALIDATION_FILE)
         return Checkpoint(
             folder=folder,
             trial=int(state["trial"]),
@@ -181,6 +183,19 @@ def read_checkpoint(root: Path, name: str) -> Checkpoint:
         raise
     except (OSError, KeyError, TypeError, ValueError, SafetensorError, AutopeftError) as error:
         raise _damaged(folder, f"{type(error).__name__}: {error}") from error
+
+
+def read_outputs(folder: Path) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Return validation outputs (``n x num_outputs``) and labels (``n``) of a checkpoint.
+
+    Raises:
+        JobFolderError: missing or damaged.
+    """
+    try:
+        tensors = load_file(folder / VALIDATION_FILE)
+        return tensors["outputs"].numpy(), tensors["labels"].numpy()
+    except (OSError, KeyError, SafetensorError) as error:
+        raise _damaged(folder, f"validation.safetensors: {error}") from error
 
 
 def load_adapter(model: Any, shape: ModelShape, checkpoint: Checkpoint) -> None:

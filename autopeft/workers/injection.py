@@ -211,6 +211,7 @@ def _part_tensors(model: Any, head_paths: Sequence[str]) -> dict[str, dict[str, 
 def _trained_head(module: torch.nn.Module) -> torch.nn.Module:
     """Return the copy of a head that trains, where PEFT keeps one beside the original."""
     if isinstance(module, ModulesToSaveWrapper):
+        trained: torch.nn.Module
         (trained,) = module.modules_to_save.values()
         return trained
     return module

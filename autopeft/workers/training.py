@@ -162,7 +162,7 @@ def train_segment(
             torch.manual_seed(derive_seed(seed, "dropout", step))
             loss = task.loss(model(**batch).logits, labels)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
             # One transfer a step tells both numbers.
             loss_value, norm_value = torch.stack([loss.detach(), norm]).tolist()

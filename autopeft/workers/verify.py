@@ -115,6 +115,7 @@ def load_export(folder: Path, *, base_folder: Path | None = None) -> Any:
                 trust_remote_code=trusted,
                 revision=facts.get("revision") or "main",
             )
+            base.name_or_path = facts["base_model"]
             if (folder / _CONFIG).is_file():
                 model = PeftModel.from_pretrained(base, str(folder))
             else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from autopeft.errors import ModelError
 from autopeft.records import (
     FailureKind,
     Measurement,
@@ -68,7 +69,7 @@ class Worker:
         device: ``cpu`` or ``cuda``; without a CUDA device the CPU is taken.
 
     Raises:
-        ModelError: the base model cannot be loaded.
+        ModelError: the base model cannot be loaded, or the tokens are not its own.
     """
 
     def __init__(self, settings: WorkerSettings, plan: WorkerPlan, *, device: str = "cpu") -> None:
@@ -78,12 +79,14 @@ class Worker:
         self._task = TASKS.get(settings.task)()
         has_device = device == "cpu" or torch.cuda.is_available()
         self.device = torch.device(device if has_device else "cpu")
-        config = load_config(
-            plan.source,
-            num_outputs=settings.num_outputs,
-            id2label=plan.id2label,
-            problem_type=self._task.problem_type,
-        )
+        config = load_config(plan.source, settings.num_outputs, plan.id2label, settings.task)
+        largest = max(int(s.input_ids.max()) for s in (plan.data.train, plan.data.validation))
+        if largest >= config.vocab_size:
+            raise ModelError(
+                f"the tokenizer yields token {largest}, but {plan.source.public_name} knows only "
+                f"{config.vocab_size} tokens",
+                hint="model and tokenizer do not belong together; check the model's folder",
+            )
         self._base = load_model(plan.source, config, device=self.device)
 
     def run(self, segment: Segment) -> SegmentEvent:

@@ -15,8 +15,10 @@ from packaging.utils import canonicalize_name
 import autopeft
 from tests.packaging.sources import tracked_files
 
-# Folders of somebody's machine: home folders, and absolute paths of drives.
-MACHINE_PATH = re.compile(r"/(?:home|Users|root|work|mnt)/[\w.]|\b[A-Z]:\\\\?Users\b|file:///\w")
+# Folders of somebody's machine; `me`, `you` and `user` stand for anybody.
+MACHINE_PATH = re.compile(
+    r"(?<![\w~.}])/(?:(?:home|Users)/(?!(?:me|you|user)\b)|root/|work/)\w|\b[A-Z]:\\\\?Users\b|file:///\w"
+)
 PIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][0-9A-Za-z.]*(?: ; .+)?")
 
 
@@ -54,6 +56,11 @@ def test_no_file_names_a_path_of_some_machine(repository: Path) -> None:
 )
 def test_the_search_for_machine_paths_finds_them(text: str) -> None:
     assert MACHINE_PATH.search(f"see {text} for more")
+
+
+@pytest.mark.parametrize("text", ["/home/me/runs", "~/work/runs", "rooms/home/x", "https://a.b/c"])
+def test_the_search_for_machine_paths_lets_others_be(text: str) -> None:
+    assert not MACHINE_PATH.search(f"see {text} for more")
 
 
 def test_the_version_is_one(repository: Path) -> None:

@@ -43,7 +43,7 @@ SITE_VALUE = {
     "ffn_in": 0.20,
     "ffn_out": 0.15,
 }
-METHOD_VALUE = {"lora": 1.0, "ia3": 0.88, "bias": 0.85, "prefix": 0.8}
+METHOD_VALUE = {"lora": 1.0, "ia3": 0.88, "beft": 0.85, "prefix": 0.8}
 MAX_STEPS = 96
 
 

@@ -18,10 +18,11 @@ import importlib.util
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from autopeft.errors import DataError
@@ -42,7 +43,7 @@ LIBRARIES = {
 MASK = "LIB"
 MAX_CHARACTERS = 400
 MIN_WORDS = 8
-NUM_PER_LIBRARY = 1000
+NUM_PER_LIBRARY = 800
 #: So that no single large module fills a library's share.
 NUM_PER_MODULE = 25
 #: Larger modules take long to parse, and are mostly tables or generated.
@@ -60,20 +61,33 @@ _NAMES = re.compile(
     # Long names anywhere, also inside identifiers; short ones only as words of their own.
     r"scikit-?learn|sklearn|sqlalchemy|networkx|pandas|numpy|scipy|sympy|pytorch|torch"
     r"|transformers|hugging ?face|pydata"
-    r"|(?<![a-z])(?:ray(?=[.'`:/]|\b)|(?:np|pd|nx|sp|sa|hf)(?=[.`]|\b))",
+    r"|raylet|(?<![a-z])(?:np|pd|nx|sp|sa|hf|ray)(?![a-z])|(?-i:\bRay(?=[A-Z]))",
     re.IGNORECASE,
 )
 _NOT_LETTERS = re.compile(r"[^a-z]+")
 _BLANK_LINE = re.compile(r"\n\s*\n")
 
 
-def read_docstrings(seed: int) -> tuple[dict[SplitName, Table], dict[str, Any]]:
+def read_docstrings(
+    seed: int,
+    *,
+    libraries: Mapping[str, str] = MappingProxyType(LIBRARIES),
+    num_per_library: int = NUM_PER_LIBRARY,
+) -> tuple[dict[SplitName, Table], dict[str, Any]]:
     """Return the three splits (columns ``text`` and ``label``) and where they come from.
+
+    Args:
+        seed: Chooses modules and docstrings, and assigns modules to splits.
+        libraries: Name of the distribution by import name.
+        num_per_library: Reading a library ends with the module that makes up this number.
 
     Raises:
         DataError: a library has no source here.
     """
-    found = {library: list(_examples(library, seed)) for library in LIBRARIES}
+    found = {
+        library: list(_examples(library, distribution, seed, num_per_library))
+        for library, distribution in libraries.items()
+    }
     owners = Counter(key for examples in found.values() for key, _, _ in examples)
     rows: dict[SplitName, list[tuple[str, str, str]]] = {split: [] for split in SPLIT_NAMES}
     for library, examples in found.items():
@@ -90,7 +104,7 @@ def read_docstrings(seed: int) -> tuple[dict[SplitName, Table], dict[str, Any]]:
             columns={"text": [row[1] for row in chosen], "label": [row[2] for row in chosen]},
             origin=f"builtin:docstrings, split {split}",
         )
-    versions = {name: version(distribution) for name, distribution in LIBRARIES.items()}
+    versions = {name: version(distribution) for name, distribution in libraries.items()}
     return tables, {
         "source": "builtin:docstrings",
         "packages": versions,
@@ -111,13 +125,13 @@ def example_text(docstring: str) -> str | None:
     return text if len(text.split()) >= MIN_WORDS else None
 
 
-def _examples(library: str, seed: int) -> Iterator[Example]:
+def _examples(library: str, distribution: str, seed: int, num_wanted: int) -> Iterator[Example]:
     """Yield (key, module, text) of one library until it has enough, each key once."""
     spec = importlib.util.find_spec(library)
     if spec is None or spec.origin is None:
         raise DataError(
             f"builtin:docstrings needs the source of {library}, which is not installed",
-            hint=f"pip install {LIBRARIES[library]}",
+            hint=f"pip install {distribution}",
         )
     root = Path(spec.origin).parent
     paths = (path.relative_to(root) for path in root.rglob("*.py"))
@@ -136,7 +150,7 @@ def _examples(library: str, seed: int) -> Iterator[Example]:
         for key in sorted(fresh, key=lambda key: _hash(seed, key))[:NUM_PER_MODULE]:
             seen.add(key)
             yield key, module, fresh[key]
-        if len(seen) >= NUM_PER_LIBRARY:
+        if len(seen) >= num_wanted:
             return
 
 

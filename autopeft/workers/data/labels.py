@@ -38,9 +38,10 @@ def read_labels(tables: Mapping[SplitName, Table], column: str, task: str) -> tu
         ]
     kind = _common_kind(tables, labels, column)
     if task == "auto":
-        names = (tables["train"].label_names or {}).get(column)
         everything = [value for values in labels.values() for value in values]
-        is_class = kind is str or names is not None or looks_like_classes(everything)
+        names = (tables["train"].label_names or {}).get(column, ())
+        is_named = kind is float and set(everything) <= set(range(len(names)))
+        is_class = kind is str or is_named or looks_like_classes(everything)
         task = CLASSIFICATION if is_class else REGRESSION
     if task == REGRESSION:
         labels = _as_amounts(tables, labels, column)
@@ -65,7 +66,7 @@ def looks_like_classes(labels: Sequence[float]) -> bool:
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a label is not there: None, NaN or an empty text."""
+    """Return whether a value is not there: None, NaN or an empty text."""
     if isinstance(value, str):
         return not value.strip()
     return value is None or (isinstance(value, float | Decimal) and math.isnan(value))

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from autopeft.errors import DataError
-from autopeft.naming import did_you_mean
 from autopeft.workers.data.columns import ChosenColumns, check_columns, choose_columns
-from autopeft.workers.data.files import read_file
 from autopeft.workers.data.labels import is_missing, read_labels
-from autopeft.workers.data.splitting import CUT_FRACTION, CUT_MAX_ROWS, cut, draw, take, text_key
+from autopeft.workers.data.sources import read_tables
+from autopeft.workers.data.splitting import CUT_FRACTION, CUT_MAX_ROWS, cut, draw, take, text_keys
 from autopeft.workers.data.table import DataWarning, Table
+from autopeft.workers.data.texts import make_rows, without_empty_texts
 from autopeft.workers.dataset import SPLIT_NAMES, DataSplits, Rows, SplitName
 from autopeft.workers.settings import DataSettings
 from autopeft.workers.tasks.metric_names import CLASSIFICATION, REGRESSION
@@ -26,8 +24,6 @@ from autopeft.workers.tasks.metric_names import CLASSIFICATION, REGRESSION
 #: Fewer rows cannot be cut, trained on or scored on.
 MIN_ROWS_TO_CUT = 10
 MIN_ROWS: Mapping[SplitName, int] = {"train": 2, "validation": 2, "test": 1}
-
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def load_splits(settings: DataSettings, *, base: Path, seed: int, task: str) -> DataSplits:
@@ -47,17 +43,17 @@ def load_splits(settings: DataSettings, *, base: Path, seed: int, task: str) -> 
     Raises:
         DataError: one clear finding with its place.
     """
-    tables, provenance = _read_tables(settings, base, seed)
+    tables, provenance = read_tables(settings, base, seed)
     columns = choose_columns(tables["train"], settings.columns)
+    tables = _without_unlabelled_test(tables, columns, settings)
     for table in tables.values():
         check_columns(table, columns)
-    tables = _without_unlabelled_test(tables, columns, settings)
     dropped = {}
     for split, table in tables.items():
-        tables[split], dropped[split] = _without_empty_texts(table, columns)
+        tables[split], dropped[split] = without_empty_texts(table, columns)
     task, labels = read_labels(tables, columns.label, task)
     splits: dict[SplitName, Rows] = {
-        split: _rows(table, columns, labels[split]) for split, table in tables.items()
+        split: make_rows(table, columns, labels[split]) for split, table in tables.items()
     }
     names = _label_names(tables["train"], columns.label, splits, task)
     stratify = task == CLASSIFICATION
@@ -89,72 +85,11 @@ def fingerprint(splits: Mapping[SplitName, Rows]) -> str:
     digest = hashlib.sha256()
     for split in SPLIT_NAMES:
         rows = splits[split]
-        pairs = rows.text_pair or [None] * len(rows)
+        texts = [rows.text] if rows.text_pair is None else [rows.text, rows.text_pair]
         digest.update(f"{split} {len(rows)}\n".encode())
-        for row in zip(rows.text, pairs, rows.label, strict=True):
+        for row in zip(*texts, rows.label, strict=True):
             digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()
-
-
-def _read_tables(
-    settings: DataSettings, base: Path, seed: int
-) -> tuple[dict[SplitName, Table], dict[str, Any]]:
-    if settings.name is None:
-        return _read_files(settings, base)
-    if settings.name.startswith("builtin:"):
-        if settings.name != "builtin:docstrings":
-            raise DataError(
-                f"there is no data set {settings.name!r}"
-                f"{did_you_mean(settings.name, ['builtin:docstrings'])}",
-                hint="data: builtin:docstrings",
-            )
-        from autopeft.workers.data.docstrings import read_docstrings
-
-        return read_docstrings(seed)
-    from autopeft.workers.data.hub import read_hub
-
-    return read_hub(settings)
-
-
-def _read_files(
-    settings: DataSettings, base: Path
-) -> tuple[dict[SplitName, Table], dict[str, Any]]:
-    if settings.train is None:
-        raise DataError(
-            "data names neither a training file nor a data set",
-            hint="data: {train: FILE.jsonl}, or data: builtin:docstrings",
-        )
-    named = {split: getattr(settings, split) for split in SPLIT_NAMES}
-    given = {split: name for split, name in named.items() if name is not None}
-    if len(set(given.values())) < len(given):
-        raise DataError(
-            f"data names one file for two splits: {', '.join(given.values())}",
-            hint="leave validation or test out: they are then cut from train",
-        )
-    tables = {split: read_file(base / name, name) for split, name in given.items()}
-    names = _names_beside(base / settings.train)
-    if names is not None:
-        train = tables["train"]
-        tables["train"] = Table(
-            columns=train.columns,
-            origin=train.origin,
-            lines=train.lines,
-            is_typed=train.is_typed,
-            label_names=dict.fromkeys(train.columns, names),
-        )
-    return tables, {"source": "files", "files": given}
-
-
-def _names_beside(train: Path) -> tuple[str, ...] | None:
-    """Return ``label_names`` of a ``meta.json`` beside the training file, where there are any."""
-    try:
-        meta = json.loads((train.parent / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    names = meta.get("label_names") if isinstance(meta, dict) else None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return None
-    return tuple(names) if len(set(names)) == len(names) >= 2 else None
 
 
 def _without_unlabelled_test(
@@ -164,60 +99,9 @@ def _without_unlabelled_test(
     test = tables.get("test")
     if test is None or settings.test is not None:
         return tables
-    if not all(is_missing(value) for value in test.columns[columns.label]):
+    if not all(is_missing(value) for value in test.columns.get(columns.label, [])):
         return tables
     return {split: table for split, table in tables.items() if split != "test"}
-
-
-def _without_empty_texts(table: Table, columns: ChosenColumns) -> tuple[Table, int]:
-    """Return the rows whose texts are all there, and how many are not."""
-    full = list(range(len(table)))
-    for name in columns.text:
-        values = table.columns[name]
-        for row in full:
-            if values[row] is not None and not isinstance(values[row], str):
-                raise DataError(
-                    f"{table.where(row)}: column {name!r} holds a {type(values[row]).__name__}; "
-                    "expected text",
-                    hint="name another column in data.columns.text",
-                )
-        full = [row for row in full if values[row] is not None and values[row].strip()]
-    num_empty = len(table) - len(full)
-    if num_empty == 0:
-        return table, 0
-    present = set(full)
-    first = table.where(next(row for row in range(len(table)) if row not in present))
-    if 2 * num_empty > len(table):
-        raise DataError(
-            f"{table.origin}: {num_empty} of {len(table)} rows have an empty text, the first is "
-            f"{first}",
-            hint="name another column in data.columns.text, or repair the file",
-        )
-    warnings.warn(
-        f"{table.origin}: left out {num_empty} rows with an empty text, the first is {first}",
-        DataWarning,
-        stacklevel=3,
-    )
-    kept = Table(
-        columns={name: [values[row] for row in full] for name, values in table.columns.items()},
-        origin=table.origin,
-        lines=None if table.lines is None else [table.lines[row] for row in full],
-        is_typed=table.is_typed,
-        label_names=table.label_names,
-    )
-    return kept, num_empty
-
-
-def _rows(table: Table, columns: ChosenColumns, labels: list[Any]) -> Rows:
-    texts = [[_well_formed(text) for text in table.columns[name]] for name in columns.text]
-    return Rows(text=texts[0], text_pair=texts[1] if len(texts) > 1 else None, label=labels)
-
-
-def _well_formed(text: str) -> str:
-    """Return ``text`` with halves of surrogate pairs, which JSON can hold, made whole or U+FFFD."""
-    if not _LONE_SURROGATE.search(text):
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _label_names(
@@ -322,12 +206,9 @@ def _check_sizes(splits: Mapping[SplitName, Rows], task: str) -> None:
 
 def _overlaps(splits: Mapping[SplitName, Rows]) -> dict[str, int]:
     """Count the texts of validation and test that training has, too."""
-    keys = {}
-    for split, rows in splits.items():
-        pairs = rows.text_pair or [None] * len(rows)
-        keys[split] = [text_key(a, b) for a, b in zip(rows.text, pairs, strict=True)]
-    train = set(keys["train"])
-    return {split: sum(key in train for key in keys[split]) for split in ("validation", "test")}
+    train = set(text_keys(splits["train"]))
+    others = [split for split in SPLIT_NAMES if split != "train"]
+    return {split: sum(key in train for key in text_keys(splits[split])) for split in others}
 
 
 def _generator(seed: int, purpose: str, split: SplitName) -> np.random.Generator:

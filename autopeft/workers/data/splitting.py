@@ -23,6 +23,13 @@ CUT_MAX_ROWS = 5000
 _NOT_ALPHANUMERIC = re.compile(r"[\W_]+")
 
 
+def text_keys(rows: Rows) -> list[str]:
+    """Return the :func:`text_key` of every row."""
+    if rows.text_pair is None:
+        return [text_key(text) for text in rows.text]
+    return [text_key(*texts) for texts in zip(rows.text, rows.text_pair, strict=True)]
+
+
 def text_key(text: str, text_pair: str | None = None) -> str:
     """Return what two rows share where their texts count as equal."""
     keys = [_NOT_ALPHANUMERIC.sub("", part.casefold()) or part for part in (text, text_pair or "")]
@@ -115,10 +122,9 @@ def allocate(sizes: Sequence[int], total: int, *, minimum: int = 0) -> list[int]
 
 
 def _groups(rows: Rows) -> list[list[int]]:
-    pairs = rows.text_pair or [None] * len(rows)
     groups: dict[str, list[int]] = {}
-    for i, (text, pair) in enumerate(zip(rows.text, pairs, strict=True)):
-        groups.setdefault(text_key(text, pair), []).append(i)
+    for i, key in enumerate(text_keys(rows)):
+        groups.setdefault(key, []).append(i)
     return list(groups.values())
 
 

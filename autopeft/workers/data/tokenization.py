@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autopeft.errors import ModelError
-from autopeft.workers.dataset import DataSplits, Rows, TokenizedData, TokenizedSplit
+from autopeft.workers.dataset import DataSplits, Rows, SplitName, TokenizedData, TokenizedSplit
 from autopeft.workers.tasks.base import LabelEncoding
 
 #: Rows handed to the tokenizer at once; bounds the memory its Python lists take.
@@ -16,9 +16,14 @@ _NUM_ROWS_AT_ONCE = 2000
 
 
 def tokenize(
-    splits: DataSplits, encoding: LabelEncoding, tokenizer: Any, max_tokens: int
+    splits: DataSplits,
+    encoding: LabelEncoding,
+    tokenizer: Any,
+    max_tokens: int,
+    *,
+    score_on: Literal["validation", "test"] = "validation",
 ) -> TokenizedData:
-    """Tokenise what a search trains and scores on; the test split stays closed.
+    """Tokenise what is trained and scored on; in a search the test split stays closed.
 
     Args:
         splits: The rows.
@@ -26,6 +31,8 @@ def tokenize(
         tokenizer: A fast tokenizer of transformers.
         max_tokens: Longer examples are truncated, special tokens included; of a pair, the
             longer text first.
+        score_on: The split to score on. ``test`` is for finalists only; its rows then stand
+            under ``validation``.
 
     Raises:
         ModelError: the tokenizer has no token that can pad a batch.
@@ -38,9 +45,10 @@ def tokenize(
             "the model's tokenizer has neither a padding token nor an end-of-text token",
             hint="choose a model whose tokenizer defines pad_token",
         )
+    scored: tuple[SplitName, SplitName] = ("train", score_on)
     train, validation = (
         tokenize_split(splits.splits[split], encoding.labels[split], tokenizer, max_tokens)
-        for split in ("train", "validation")
+        for split in scored
     )
     return TokenizedData(train=train, validation=validation, pad_token_id=int(pad_token_id))
 

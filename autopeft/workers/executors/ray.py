@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,11 @@ from autopeft.workers.worker import Worker, WorkerPlan
 MAX_FAILED_STARTS = 3
 
 _MINIMAL_STORE_BYTES = 80 * 2**20  # Ray refuses less than 75 MiB
-_MEMORY_KILL_PHRASES = ("low on memory", "out of memory", "oom kill", "memory usage threshold")
+#: What Ray says of a worker that its memory monitor ended; the text on other deaths speaks of
+#: the kernel's OOM killer as one possible cause, which proves nothing.
+_MEMORY_KILL_PHRASES = ("node running low on memory", "node_out_of_memory", "memory pressure")
+#: What Ray would print of a dead worker, beside the event that reports it.
+_SILENCED = r"A worker died or was killed|killed due to memory pressure"
 
 
 class _RayWorker:
@@ -151,14 +156,12 @@ class RayExecutor(Executor):
             ray.kill(self._slots.pop().actor, no_restart=True)
 
     def _start(self) -> _Slot:
-        threads = str(self._settings.num_threads)
-        environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
+        # Ray sets OMP_NUM_THREADS to the CPUs of an actor; the worker sets PyTorch's threads.
         actor_class = _ray().remote(
             num_cpus=self._num_cpus,
             num_gpus=self._workers.gpus,
             max_restarts=0,
             max_task_retries=0,
-            runtime_env={"env_vars": {**environment, "TOKENIZERS_PARALLELISM": "false"}},
         )(_RayWorker)
         actor = actor_class.remote()
         device = "cuda" if self._workers.gpus > 0 else "cpu"
@@ -181,7 +184,9 @@ class RayExecutor(Executor):
                 hint="try workers.num: 1, or --executor inline to see what happens",
             ) from error
         self._slots[self._slots.index(slot)] = self._start()
-        memory = any(phrase in text.casefold() for phrase in _MEMORY_KILL_PHRASES)
+        memory = isinstance(error, ray.exceptions.OutOfMemoryError) or any(
+            phrase in text.casefold() for phrase in _MEMORY_KILL_PHRASES
+        )
         return SegmentFailed(
             segment=segment,
             kind=FailureKind.OUT_OF_MEMORY if memory else FailureKind.WORKER_DIED,
@@ -208,9 +213,11 @@ class RayExecutor(Executor):
 
 
 def _ray() -> Any:
-    """Import Ray at the point of use, without its usage reports and its coming changes."""
+    """Import Ray at the point of use: no usage reports, no messages beside our events."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if "ray" not in sys.modules:
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", _SILENCED)
     import ray
     import ray.exceptions
 

@@ -79,7 +79,7 @@ class SavedStorages:
         return sum(self.sizes().values())
 
 
-class StorageLabels(TorchDispatchMode):
+class StorageLabels(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Give every storage made inside a ``with`` block a :data:`Label`.
 
     Two forward passes of one model give the same label to the same tensor of the computation,
@@ -88,7 +88,7 @@ class StorageLabels(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._scope: list[str] = [""]
         self._made: Counter[str] = Counter()
         self._labels: dict[int, Label] = {}
@@ -108,9 +108,7 @@ class StorageLabels(TorchDispatchMode):
 
         return enter, leave
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
@@ -123,7 +121,7 @@ class StorageLabels(TorchDispatchMode):
         return result
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         for handle in self._handles:
             handle.remove()
 
@@ -133,3 +131,45 @@ class StorageLabels(TorchDispatchMode):
         for address, num_bytes in sizes.items():
             labelled[self._labels.get(address, INPUT)] += num_bytes
         return dict(labelled)
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follow the bytes of all storages made inside a ``with`` block that are still in use.
+
+    Attributes:
+        now: Bytes in use.
+        peak: The most that ever were in use at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = 0
+        self.peak = 0
+        self._live: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self._resident: set[int] = set()
+
+    def leave_out(self, model: nn.Module) -> LiveBytes:
+        """Do not count parameters and buffers of a model, which operations give back at times."""
+        for tensor in (*model.parameters(), *model.buffers()):
+            self._resident.add(tensor.untyped_storage()._cdata)
+        return self
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._enter(leaf.untyped_storage())
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _enter(self, storage: torch.UntypedStorage) -> None:
+        address, num_bytes = storage._cdata, storage.nbytes()
+        if address in self._resident or address in self._live:
+            return
+
+        def leave(_: object) -> None:
+            del self._live[address]
+            self.now -= num_bytes
+
+        self._live[address] = weakref.ref(storage, leave)
+        self.now += num_bytes

@@ -22,7 +22,13 @@ from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Module
 from autopeft.search_spaces.method import get_method
 from autopeft.workers.injection import adapter_name, trainable_parameters
-from autopeft.workers.memory.sizes import Bytes, Knob, SizeTable, configuration_of
+from autopeft.workers.memory.sizes import (
+    Bytes,
+    Knob,
+    NotAdditiveError,
+    SizeTable,
+    configuration_of,
+)
 from autopeft.workers.memory.step import TrainingStep
 
 #: Something that trains inside a layer: a method at one of its sites.
@@ -46,6 +52,10 @@ class WholeModelLedger:
     ) -> None:
         self.table = SizeTable(step, modules, values)
         self._total = self.table.total(np.ones(len(self.table.rows), dtype=bool))
+
+    def adds_up(self) -> bool:
+        """Tell whether :meth:`saved` can be asked."""
+        return True
 
     def saved(self, modules: Sequence[Module]) -> Bytes:
         """Return the ``1 + k`` coefficients of the bytes saved for these modules."""
@@ -113,13 +123,20 @@ class LayeredLedger:
         ((source, mask),) = [(s, mask) for (layer, s), mask in self._masks.items() if layer == 0]
         return mask, self.table.total(mask) - self.table.total(self._masks[1, source])
 
+    def adds_up(self) -> bool:
+        """Tell whether :meth:`saved` can be asked; without it only a probe can tell."""
+        try:
+            return len(self._masks) > 0
+        except NotAdditiveError:
+            return False
+
     def saved(self, modules: Sequence[Module]) -> Bytes:
         """Return the ``1 + k`` coefficients of the bytes saved for these modules."""
         layers: dict[int, set[Source]] = {}
         for module in modules:
-            sources = self._sources(module)
+            trained = self._sources(module)
             for layer in module.layers:
-                layers.setdefault(layer, set()).update(sources)
+                layers.setdefault(layer, set()).update(trained)
         lowest = min(layers)
         through = self._flow[1]
         total = self._saved_lowest(frozenset(layers.pop(lowest)))
@@ -177,7 +194,8 @@ def _parameters_by_source(
         plain = f".{name.replace('.base_layer.', '.')}"
         place = next((place for path, place in places.items() if path in plain), None)
         if place is None:
-            assert any(path in plain for path in shape.head_paths), f"{name} is at no site"
+            if not any(f".{path}." in plain for path in shape.head_paths):
+                raise NotAdditiveError(name)
             continue
         method = _method_of(plain.split("."), modules)
         groups.setdefault((place[0], (method, place[1])), []).append(parameter)

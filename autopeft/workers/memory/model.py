@@ -15,8 +15,8 @@ from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration, Module, Setting
 from autopeft.search_spaces.method import get_method
 from autopeft.workers.injection import trainable_parameters
-from autopeft.workers.memory.attention import Device
-from autopeft.workers.memory.ledger import LayeredLedger, WholeModelLedger
+from autopeft.workers.memory.kernels import Device
+from autopeft.workers.memory.ledger import NUM_LAYERS, LayeredLedger, WholeModelLedger
 from autopeft.workers.memory.sizes import Knob, NotAffineError, configuration_of, knob_values
 from autopeft.workers.memory.step import TrainingStep
 
@@ -24,8 +24,9 @@ _FLOAT32 = 4
 #: One float32 state for the mean and one for the square of each gradient.
 _ADAMW_STATES = 2
 _Ledger = LayeredLedger | WholeModelLedger
+_Settings = tuple[tuple[str, Setting], ...]
 #: Methods with their settings that are neither sites nor knobs.
-_Key = tuple[tuple[str, tuple[tuple[str, Setting], ...]], ...]
+_Key = tuple[tuple[str, _Settings], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +35,10 @@ class MemoryEstimate:
 
     Attributes:
         total_bytes: The peak; see :class:`MemoryModel` for what is in it.
-        components: ``weights`` (frozen parameters and buffers), ``adapter`` (everything that
+        components: In bytes: ``weights`` (frozen parameters and buffers), ``adapter`` (all that
             trains, task head included), ``gradients``, ``optimizer_state``, ``activations``
-            (saved between forward and backward) and ``total``, all in bytes. They do not add up
-            to the total: gradients and activations peak at different times.
+            (saved from forward to backward), ``transients`` (what the worst moment adds to
+            these), and ``total``, their sum.
     """
 
     total_bytes: int
@@ -45,21 +46,22 @@ class MemoryEstimate:
 
 
 class MemoryModel:
-    """Predict the peak memory of one training step with AdamW.
+    """Predict the peak memory of one training step with AdamW, from the second step on.
 
-    Counted, in bytes: frozen weights and buffers by dtype; what trains; AdamW's two float32
-    states for each trained parameter; and the larger of
+    Always there: frozen weights and buffers by dtype, what trains, its gradients (they live on
+    through the next forward pass) and AdamW's two float32 states for each trained parameter.
+    On top comes the worst of three moments:
 
-    * the end of the forward pass: all distinct storages autograd saved, loss included;
-    * the optimiser step: a gradient for each trained parameter, and one float32 copy of what
-      trains, which the multi-tensor AdamW of torch makes.
+    * the top layer, end of forward and start of backward: all distinct storages that autograd
+      saved, loss included, and the transient tensors of a layer that gradients flow through.
+      What is saved is exact; the transients are measured once and taken alike for all
+      configurations;
+    * the forward pass through frozen layers, which saves nothing: its transient tensors;
+    * the optimiser step: one float32 copy of what trains, which torch's multi-tensor AdamW makes.
 
-    Gradients do not exist at the end of the forward pass, as they are set to None between
-    steps. Not counted: what an allocator rounds up or keeps, kernel workspaces, temporary
-    tensors inside a forward or backward node, the device's own context, the batch itself.
-
-    Batches are taken as full and padded to ``tokens``. Dropout is on, as in training.
-    Deterministic; a model of the meta device is built on first use.
+    Not counted: what an allocator rounds up or keeps, kernel workspaces, the device's own
+    context, the batch itself. Batches are taken as full and padded to ``tokens``; dropout is on.
+    Deterministic; models of the meta device are built on first use and hold no memory.
     """
 
     def __init__(
@@ -95,17 +97,16 @@ class MemoryModel:
             dtype=dtype,
             device=device,
         )
-        self._ledgers: dict[_Key, _Ledger] = {}
+        self._ledgers: dict[_Key, _Ledger | None] = {}
         self._not_affine: set[Knob] = set()
-        self._parameters: dict[Module, int] = {}
+        self._free: dict[str, frozenset[str]] = {}  # settings that are no part of a variant
 
     def probe(self, configuration: Configuration) -> MemoryEstimate:
-        """Build the configuration on the meta device and account for one step, exactly."""
+        """Build the configuration on the meta device and account for one step."""
         model = self._step.build(configuration)
         trained = trainable_parameters(model)
-        parameters = list(model.parameters())
-        frozen = [p for p in parameters if not p.requires_grad] + list(model.buffers())
-        return _estimate(
+        frozen = [p for p in model.parameters() if not p.requires_grad] + list(model.buffers())
+        return self._estimate(
             weights=sum(tensor.nbytes for tensor in frozen),
             adapter=sum(parameter.nbytes for parameter in trained.values()),
             num_trained=sum(parameter.numel() for parameter in trained.values()),
@@ -115,8 +116,8 @@ class MemoryModel:
     def predict(self, configurations: Sequence[Configuration]) -> NDArray[np.int64]:
         """Return what :meth:`probe` would find, for many configurations at once.
 
-        The first call that meets a method, or a variant of one such as DoRA, takes a second
-        or so to account for it; after that a configuration costs some ten microseconds.
+        The first call that meets a method, or a variant of one such as DoRA, takes about a
+        second to account for it; after that a configuration costs tens of microseconds.
 
         Returns:
             ``n`` peaks in bytes.
@@ -128,14 +129,38 @@ class MemoryModel:
         return np.array([known[c.modules] for c in configurations], dtype=np.int64)
 
     def _predict(self, modules: tuple[Module, ...]) -> int:
-        head = self._head_only
-        num_adapter = sum(self._num_parameters(module) for module in modules)
-        return _estimate(
-            weights=head.components["weights"],
-            adapter=head.components["adapter"] + num_adapter * self._adapter_itemsize,
+        head = self._head_only.components
+        num_adapter = sum(
+            get_method(module.method).num_parameters(self._shape, module) for module in modules
+        )
+        return self._estimate(
+            weights=head["weights"],
+            adapter=head["adapter"] + num_adapter * self._adapter_itemsize,
             num_trained=self._shape.num_head_parameters + num_adapter,
             activations=self._saved(modules),
         ).total_bytes
+
+    def _estimate(
+        self, *, weights: int, adapter: int, num_trained: int, activations: int
+    ) -> MemoryEstimate:
+        frozen_forward, flow = self._transients
+        worst = max(activations + flow, frozen_forward, num_trained * _FLOAT32)
+        components = {
+            "weights": weights,
+            "adapter": adapter,
+            "gradients": adapter,
+            "optimizer_state": num_trained * _ADAMW_STATES * _FLOAT32,
+            "activations": activations,
+            "transients": worst - activations,
+        }
+        total = sum(components.values())
+        return MemoryEstimate(total_bytes=total, components={**components, "total": total})
+
+    @cached_property
+    def _transients(self) -> tuple[int, int]:
+        """Bytes of a forward pass that saves nothing, and of a layer gradients flow through."""
+        small = self._step.with_layers(NUM_LAYERS)
+        return small.frozen_forward_bytes(), small.transient_bytes()
 
     @cached_property
     def _head_only(self) -> MemoryEstimate:
@@ -146,12 +171,6 @@ class MemoryModel:
         """PEFT keeps adapters of half-precision models in float32."""
         return max(self._dtype.itemsize, _FLOAT32)
 
-    def _num_parameters(self, module: Module) -> int:
-        if module not in self._parameters:
-            method = get_method(module.method)
-            self._parameters[module] = method.num_parameters(self._shape, module)
-        return self._parameters[module]
-
     def _saved(self, modules: tuple[Module, ...]) -> int:
         if not modules:
             return self._head_only.components["activations"]
@@ -161,65 +180,57 @@ class MemoryModel:
         settings = {
             (module.method, name): value for module in modules for name, value in module.settings
         }
-        point = np.array([1.0, *(settings[knob] for knob in ledger.table.knobs)])
-        return round(float(ledger.saved(modules) @ point))
+        point = [1.0, *(settings[knob] for knob in ledger.table.knobs)]
+        return round(float(ledger.saved(modules) @ np.array(point, dtype=np.float64)))
 
     def _ledger(self, modules: tuple[Module, ...]) -> _Ledger | None:
         """Return the ledger for these modules; None where only a probe can tell."""
-        placeable = [get_method(module.method).is_placeable for module in modules]
-        if not all(placeable) and len(modules) > 1:
-            return None
         while True:
-            key = self._key(modules)
-            if key in self._ledgers:
-                return self._ledgers[key]
-            kind = LayeredLedger if all(placeable) else WholeModelLedger
-            values = knob_values(self._shape, [module.method for module in modules])
-            values = {knob: v for knob, v in values.items() if knob not in self._not_affine}
-            try:
-                ledger = kind(self._step, modules, values)
-            except NotAffineError as error:
-                self._not_affine.add(error.knob)
-                continue
-            for other in self._ledgers.values():
-                if _same_sizes(other, ledger):
-                    ledger = other
-            self._ledgers[key] = ledger
-            return ledger
-    def _key(self, modules: tuple[Module, ...]) -> _Key:
-        return tuple((module.method, self._variant(module)) for module in modules)
+            key = tuple((module.method, self._variant(module)) for module in modules)
+            if key not in self._ledgers:
+                try:
+                    self._ledgers[key] = self._new_ledger(modules)
+                except NotAffineError as error:
+                    self._not_affine.add(error.knob)
+                    self._free.clear()
+                    continue
+            return self._ledgers[key]
 
-    def _variant(self, module: Module) -> tuple[tuple[str, Setting], ...]:
-        """Return the settings that decide which storages there are at all."""
-        free = {
-            dimension.name
-            for dimension in get_method(module.method).dimensions(self._shape)
-            if dimension.kind == "subset"
+    def _new_ledger(self, modules: tuple[Module, ...]) -> _Ledger | None:
+        values = {
+            knob: values
+            for module in modules
+            for knob, values in knob_values(self._shape, module.method).items()
+            if knob not in self._not_affine
         }
-        knobs = knob_values(self._shape, [module.method]).keys() - self._not_affine
-        free |= {name for _, name in knobs}
+        if all(get_method(module.method).is_placeable for module in modules):
+            ledger: _Ledger = LayeredLedger(self._step, modules, values)
+        elif len(modules) == 1:
+            ledger = WholeModelLedger(self._step, modules, values)
+        else:
+            return None
+        for known in self._ledgers.values():
+            if known is not None and _same_sizes(known, ledger):
+                return known
+        return ledger if ledger.adds_up() else None
+
+    def _variant(self, module: Module) -> _Settings:
+        """Return the settings that decide which storages there are at all."""
+        free = self._free.get(module.method)
+        if free is None:
+            dimensions = get_method(module.method).dimensions(self._shape)
+            subsets = {dimension.name for dimension in dimensions if dimension.kind == "subset"}
+            knobs = knob_values(self._shape, module.method).keys() - self._not_affine
+            affine = {name for _, name in knobs}
+            free = self._free[module.method] = frozenset(subsets | affine)
         return tuple((name, value) for name, value in module.settings if name not in free)
-
-
-def _estimate(*, weights: int, adapter: int, num_trained: int, activations: int) -> MemoryEstimate:
-    optimizer_state = num_trained * _ADAMW_STATES * _FLOAT32
-    at_optimizer = adapter + num_trained * _FLOAT32
-    total = weights + adapter + optimizer_state + max(activations, at_optimizer)
-    components = {
-        "weights": weights,
-        "adapter": adapter,
-        "gradients": adapter,
-        "optimizer_state": optimizer_state,
-        "activations": activations,
-        "total": total,
-    }
-    return MemoryEstimate(total_bytes=total, components=components)
 
 
 def _same_sizes(one: _Ledger, other: _Ledger) -> bool:
     """Tell whether two ledgers would give the same answers."""
     return (
         type(one) is type(other)
+        and [m.method for m in one.table.modules] == [m.method for m in other.table.modules]
         and one.table.knobs == other.table.knobs
         and one.table.rows.keys() == other.table.rows.keys()
         and np.array_equal(one.table.coefficients, other.table.coefficients)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,16 +26,19 @@ class NotAffineError(Exception):
         self.knob = knob
 
 
-def knob_values(shape: ModelShape, methods: Iterable[str]) -> dict[Knob, tuple[float, ...]]:
-    """Return the numeric settings of the methods with the values each may take."""
+def knob_values(shape: ModelShape, method: str) -> dict[Knob, tuple[float, ...]]:
+    """Return the numeric settings of a method with the values each may take."""
     return {
         (method, dimension.name): dimension.values
-        for method in methods
         for dimension in get_method(method).dimensions(shape)
         if dimension.kind == "ordinal"
         and len(dimension.values) > 1
         and all(isinstance(value, int | float) for value in dimension.values)
     }
+
+
+class NotAdditiveError(Exception):
+    """Something trains that stands at no site, or storages come and go with what trains."""
 
 
 class SizeTable:
@@ -92,9 +95,15 @@ class SizeTable:
     def _vector(self, sizes: Mapping[Label, int]) -> Bytes:
         return np.array([sizes[label] for label in self.rows], dtype=np.float64)
 
-    def mask(self, labels: Iterable[Label]) -> NDArray[np.bool_]:
-        """Return the ``n`` flags of the rows of these labels; KeyError for an unknown one."""
+    def mask(self, labels: Collection[Label]) -> NDArray[np.bool_]:
+        """Return the ``n`` flags of the rows of these labels.
+
+        Raises:
+            NotAdditiveError: one of them is not saved where everything trains.
+        """
         flags = np.zeros(len(self.rows), dtype=bool)
+        if unknown := [label for label in labels if label not in self.rows]:
+            raise NotAdditiveError(str(unknown[0]))
         flags[[self.rows[label] for label in labels]] = True
         return flags
 

@@ -1,4 +1,4 @@
-"""One training step on the meta device: shapes, dtypes and a graph, but no memory and no weights."""
+"""One training step on the meta device: shapes, dtypes and a graph, but no memory, no weights."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import torch
 
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration
-from autopeft.workers.memory.accounting import Label, SavedStorages, StorageLabels
 from autopeft.workers.injection import inject
-from autopeft.workers.memory.attention import Device, use_attention_of
+from autopeft.workers.memory.accounting import Label, LiveBytes, SavedStorages, StorageLabels
+from autopeft.workers.memory.kernels import Device, use_kernels_of
 from autopeft.workers.shapes import meta_model
 from autopeft.workers.tasks.base import TASKS
+
+#: Positions there must be beyond the tokens of a batch.
+SPARE_POSITIONS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,9 @@ class TrainingStep:
 
         With one, transformers asks whether it is all ones, which a meta tensor cannot answer.
         """
-        return self._task.loss(model(input_ids=self._input_ids).logits, self._labels)
+        input_ids, labels = self._batch
+        loss: torch.Tensor = self._task.loss(model(input_ids=input_ids).logits, labels)
+        return loss
 
     def saved_bytes(self, model: Any) -> int:
         """Return what autograd keeps at the end of the forward pass, in bytes."""
@@ -70,6 +75,7 @@ class TrainingStep:
 
     def saved_by_label(self, model: Any) -> dict[Label, int]:
         """Return the same, storage by storage."""
+        assert self._batch  # made before labels are given, in every forward pass
         saved, labels = SavedStorages(model), StorageLabels(model)
         with saved, labels:
             loss = self.loss(model)
@@ -77,10 +83,41 @@ class TrainingStep:
         del loss
         return sizes
 
+    def frozen_forward_bytes(self) -> int:
+        """Return the peak of live tensors in a forward pass that saves nothing, in bytes."""
+        model = self.build(Configuration(modules=(), learning_rate=1.0))
+        live = LiveBytes().leave_out(model)
+        with torch.no_grad(), live:
+            self.loss(model)
+        return live.peak
+
+    def transient_bytes(self) -> int:
+        """Return how far live tensors rise above what is saved, forward and backward, in bytes.
+
+        Measured where gradients flow through the top layer and nothing in it trains.
+        """
+        assert self.shape.num_layers > 1, "the top layer must not be the lowest"
+        model = self.build(Configuration(modules=(), learning_rate=1.0))
+        path = self.shape.sites[-1].path.format(layer=0)
+        model.get_base_model().get_submodule(path).weight.requires_grad_(True)
+        saved, live = SavedStorages(model), LiveBytes().leave_out(model)
+        with live:
+            with saved:
+                loss = self.loss(model)
+            num_saved = saved.num_bytes()
+            loss.backward()  # type: ignore[no-untyped-call]
+        return live.peak - num_saved
+
     @cached_property
     def _base(self) -> Any:
-        model = meta_model(copy.deepcopy(self.config)).to(self.dtype)
-        use_attention_of(model, self.device)
+        config = copy.deepcopy(self.config)
+        positions = getattr(config, "max_position_embeddings", None)
+        if positions is not None:
+            # A prefix shifts positions beyond those of the text. A batch that long fails in
+            # training; here it would take down the account of every shorter prefix with it.
+            config.max_position_embeddings = max(positions, self.tokens + SPARE_POSITIONS)
+        model = meta_model(config).to(self.dtype)
+        use_kernels_of(model, self.device)
         return model.requires_grad_(False)
 
     @cached_property
@@ -88,11 +125,9 @@ class TrainingStep:
         return TASKS.get(self.task)()
 
     @cached_property
-    def _input_ids(self) -> torch.Tensor:
-        return torch.empty((self.batch_size, self.tokens), dtype=torch.long, device="meta")
-
-    @cached_property
-    def _labels(self) -> torch.Tensor:
+    def _batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """``b x tokens`` token ids and ``b`` labels."""
+        input_ids = torch.empty((self.batch_size, self.tokens), dtype=torch.long, device="meta")
         regression = self._task.problem_type == "regression"
         dtype = torch.float32 if regression else torch.long
-        return torch.empty((self.batch_size,), dtype=dtype, device="meta")
+        return input_ids, torch.empty((self.batch_size,), dtype=dtype, device="meta")

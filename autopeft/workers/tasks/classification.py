@@ -78,7 +78,8 @@ class Classification(Task):
     def constant_outputs(self, encoding: LabelEncoding) -> NDArray[np.float32]:
         """Return the log frequencies of the training classes, each counted once more."""
         counts = np.bincount(encoding.labels["train"], minlength=encoding.num_outputs) + 1.0
-        return np.log(counts / counts.sum()).astype(np.float32)
+        outputs: NDArray[np.float32] = np.log(counts / counts.sum()).astype(np.float32)
+        return outputs
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the mean cross-entropy in nats."""

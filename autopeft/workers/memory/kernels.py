@@ -1,17 +1,20 @@
-"""Attention on the meta device that keeps what the device's own kernel would keep.
+"""Operations that keep other tensors on the meta device than on the device that trains.
 
-``scaled_dot_product_attention`` chooses a kernel by device, and on the meta device it chooses
-the unfused one. The choice is made here as torch 2.13 makes it on the device that trains:
+Torch chooses some kernels by device, and on the meta device it chooses the unfused ones. The
+choice is made here as torch 2.13 makes it on the device that trains:
 
-==========  ==================  ========================================================
-device      attention dropout   kept for the backward pass, besides query, key and value
-==========  ==================  ========================================================
-``cpu``     yes                 unfused: the ``tokens x tokens`` weights of every head
-``cpu``     no                  fused: output, log-sum-exp, the mask
-``cuda``    either              fused (memory-efficient): output, log-sum-exp, the mask
-==========  ==================  ========================================================
+=========  ============================  ====================================================
+device     operation                     kept for the backward pass, besides its inputs
+=========  ============================  ====================================================
+``cpu``    attention, with dropout       unfused: ``tokens x tokens`` weights of every head
+``cpu``    attention, without dropout    fused: output, log-sum-exp, the mask
+``cuda``   attention                     fused (memory-efficient): the same
+``cpu``    dropout                       a mask in the dtype of its input
+``cuda``   dropout                       a mask of one byte an element
+=========  ============================  ====================================================
 
-Batches are padded, so fused kernels keep a mask ``b x 1 x queries x keys`` in the model's dtype.
+Batches are padded, so fused attention keeps a mask ``b x 1 x queries x keys`` in the dtype of
+the queries.
 """
 
 from __future__ import annotations
@@ -25,18 +28,29 @@ from torch import nn
 Device = Literal["cpu", "cuda"]
 
 
-def use_attention_of(model: Any, device: Device) -> None:
+class _FusedDropout(nn.Dropout):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        dropped: torch.Tensor = torch.native_dropout(input, self.p, self.training)[0]
+        return dropped
+
+
+def use_kernels_of(model: Any, device: Device) -> None:
     """Make a transformers model on the meta device keep what ``device`` would keep.
 
-    A model that was not built with ``sdpa`` attention keeps its own.
+    A model that was not built with ``sdpa`` attention keeps its own attention. The model's
+    config changes with it.
     """
     from transformers import AttentionInterface
 
-    if model.config._attn_implementation != "sdpa":
-        return
-    name = f"autopeft_memory_{device}"
-    AttentionInterface.register(name, _attention_on_cpu if device == "cpu" else _attention_on_cuda)
-    model.config._attn_implementation = name
+    if device == "cuda":
+        for module in model.modules():
+            if type(module) is nn.Dropout:
+                module.__class__ = _FusedDropout
+    if model.config._attn_implementation == "sdpa":
+        attention = {"cpu": _attention_on_cpu, "cuda": _attention_on_cuda}[device]
+        name = f"autopeft_memory_{device}"
+        AttentionInterface.register(name, attention)
+        model.config._attn_implementation = name
 
 
 def _attention_on_cpu(
@@ -52,9 +66,7 @@ def _attention_on_cpu(
     """Compute ``b x heads x tokens x head_size`` attention, given back as ``b x tokens x ...``."""
     key, value = _repeated(module, key), _repeated(module, value)
     if dropout > 0.0:
-        output = F.scaled_dot_product_attention(
-            query, key, value, dropout_p=dropout, scale=scaling
-        )
+        output = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scaling)
     else:
         output = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, False, attn_mask=_mask(query, key), scale=scaling

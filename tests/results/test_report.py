@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from autopeft.results import report
+from autopeft.results.front import ObjectiveScale
+from autopeft.results.job_log import JobLog
+from tests.results.jobs import SCALE, Scribe, example_job, make_trial
+
+FRONT_KEYS = {
+    "trial", "configuration", "seed", "score", "metric", "metric_value",
+    "num_trainable_parameters", "num_adapter_parameters", "train_memory_bytes", "steps", "seconds",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def log() -> JobLog:
+    return example_job().log
+
+
+def test_summary_counts_every_trial_once(log: JobLog) -> None:
+    counts = report.summary(log)["trials"]
+
+    assert counts == {"completed": 4, "stopped": 2, "infeasible": 1, "diverged": 1, "failed": 1}
+    assert report.summary(log)["num_unfinished"] == 0
+    assert sum(counts.values()) == len(log.states)
+
+
+def test_summary_front_points_carry_the_promised_keys(log: JobLog) -> None:
+    front = report.summary(log)["front"]
+
+    assert [point["trial"] for point in front] == [0, 1, 2]
+    assert all(set(point) >= FRONT_KEYS for point in front)
+    best = front[0]
+    assert best["score"] == best["metric_value"] == 0.92
+    assert best["metric"] == "accuracy"
+    assert (best["steps"], best["seconds"], best["seed"]) == (96, 3.0, 0)
+    assert best["num_trainable_parameters"] == 900_000
+    assert best["configuration"] == log.states[0].trial.configuration.to_json()
+
+
+def test_summary_tells_last_score_from_best_score(log: JobLog) -> None:
+    last = report.summary(log)["front"][2]
+    assert (last["score"], last["best_score"]) == (0.7, 0.75)
+
+
+def test_summary_says_what_the_job_was(log: JobLog) -> None:
+    summary = report.summary(log)
+
+    assert summary["job"] == "sst2"
+    assert summary["is_finished"] is True
+    assert summary["end_reason"] == "the budget of 9 trials is spent"
+    assert summary["objectives"] == ["accuracy", "num_trainable_parameters", "train_memory_bytes"]
+    assert 0.0 < summary["hypervolume"] < 1.0
+    assert summary["seconds"] == 61.5
+    assert summary["total_steps"] == 4 * 96 + 3 * 48
+
+
+def test_summary_is_strict_json(log: JobLog) -> None:
+    text = json.dumps(report.summary(log), allow_nan=False)
+    assert json.loads(text) == report.summary(log)
+
+
+def test_summary_of_a_job_that_has_not_begun() -> None:
+    summary = report.summary(JobLog())
+
+    assert summary["front"] == []
+    assert summary["hypervolume"] is None
+    assert summary["objectives"] is None
+    assert set(summary["trials"].values()) == {0}
+    json.dumps(summary, allow_nan=False)
+
+
+def test_summary_leaves_trials_under_way_out_of_the_counts() -> None:
+    scribe = Scribe()
+    scribe.prepared()
+    scribe.propose(make_trial(0))
+    scribe.propose(make_trial(1))
+    scribe.segment(1, 32)
+    summary = report.summary(scribe.log)
+
+    assert sum(summary["trials"].values()) == 0
+    assert summary["num_unfinished"] == 2
+
+
+def test_a_metric_where_less_is_better_keeps_its_own_sign() -> None:
+    scale = ObjectiveScale(**{**{n: getattr(SCALE, n) for n in SCALE.__slots__}, "metric": "loss"})
+    scribe = Scribe()
+    scribe.prepared(scale, greater_is_better=False)
+    scribe.propose(make_trial(0))
+    scribe.measure(0, 96, -0.25, metrics={"loss": 0.25})
+    scribe.decide(0, "complete")
+    (point,) = report.summary(scribe.log)["front"]
+
+    assert (point["score"], point["metric"], point["metric_value"]) == (-0.25, "loss", 0.25)
+
+
+def test_trials_frame_has_a_row_for_each_trial(log: JobLog) -> None:
+    frame = report.trials_frame(log)
+
+    assert list(frame.columns[: len(report.TRIAL_COLUMNS)]) == list(report.TRIAL_COLUMNS)
+    assert list(frame["trial"]) == list(range(9))
+    assert list(frame["status"][4:]) == ["stopped", "stopped", "infeasible", "diverged", "failed"]
+    assert list(frame[frame["on_front"]]["trial"]) == [0, 1, 2]
+    assert frame.loc[5, "reason"] == "still paused when the job ended: waits for others"
+    assert list(frame["num_failures"][6:]) == [1, 0, 1]
+    assert frame["score"].isna().tolist() == [False] * 6 + [True] * 3
+    assert frame.loc[0, "lora.rank"] == 8
+    assert frame.loc[0, "lora.layers"] == "0,1,2"
+    assert frame.loc[0, "lora.sites"] == "q,v"
+    assert frame.loc[0, "metric.f1"] == pytest.approx(0.91)
+    assert frame.loc[5, "memory_bytes"] == 300 * 2**20
+
+
+def test_front_frame_is_ordered_by_score(log: JobLog) -> None:
+    frame = report.front_frame(log)
+
+    assert list(frame.columns) == list(report.FRONT_COLUMNS)
+    assert list(frame["score"]) == [0.92, 0.90, 0.7]
+    assert frame.loc[0, "configuration"] == str(log.states[0].trial.configuration)
+
+
+def test_curves_frame_has_a_row_for_each_measurement(log: JobLog) -> None:
+    frame = report.curves_frame(log)
+
+    expected = [*report.CURVE_COLUMNS, "accuracy", "f1", "train_loss"]
+    assert list(frame.columns) == expected
+    assert len(frame) == sum(len(state.curve) for state in log.trials)
+    first = frame[frame["trial"] == 0]
+    assert list(first["step"]) == [48, 96]
+    assert list(first["score"]) == [0.8, 0.92]
+    assert np.isnan(frame.loc[frame["trial"] == 7, "score"]).all()
+
+
+@pytest.mark.parametrize("name", ["trials_frame", "front_frame", "curves_frame"])
+def test_frames_of_an_empty_job_have_their_columns(name: str) -> None:
+    frame: pd.DataFrame = getattr(report, name)(JobLog())
+
+    assert frame.empty
+    assert "trial" in frame.columns
+
+
+def test_front_table_marks_the_baseline(log: JobLog) -> None:
+    console = Console(width=200, no_color=True)
+    with console.capture() as capture:
+        console.print(report.front_table(log))
+    text = capture.get()
+    lines = [line for line in text.splitlines() if "│" in line]
+
+    assert "Front of sst2: 3 trials" in text
+    assert [line.split("│")[1].strip() for line in lines] == ["0*", "1", "2"]
+    assert "0.9200" in lines[0]
+    assert "900 k" in lines[0]
+    assert "400 MiB" in lines[0]
+    assert "* LoRA on all linear layers" in text
+
+
+def test_front_table_of_an_empty_job_explains_no_mark() -> None:
+    table = report.front_table(JobLog())
+    assert table.row_count == 0
+    assert table.caption is None
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0"), (7, "7"), (999, "999"), (1000, "1.00 k"), (12_345, "12.3 k"),
+        (999_400, "999 k"), (999_600, "1.00 M"), (22_713_216, "22.7 M"), (5e15, "5000 T"),
+    ],
+)  # fmt: skip
+def test_counts_have_three_digits(number: float, text: str) -> None:
+    assert report.count_text(number) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.00 KiB"), (432_013_312, "412 MiB")],
+)
+def test_bytes_are_in_powers_of_1024(number: float, text: str) -> None:
+    assert report.bytes_text(number) == text
+
+
+def test_best_score_ignores_what_is_not_finite(log: JobLog) -> None:
+    assert math.isnan(report.best_score(log.states[7]))
+    assert report.best_score(log.states[2]) == 0.75

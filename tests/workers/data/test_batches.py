@@ -1,0 +1,117 @@
+"""Batches: which rows when, and how they are padded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autopeft.workers.data.batches import batch_indices, collate, evaluation_batches
+from autopeft.workers.dataset import TokenizedSplit
+
+
+def ragged(lengths: list[int], *, with_types: bool = True) -> TokenizedSplit:
+    """Return examples of these lengths; every token is different, and none is 0."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    total = int(offsets[-1])
+    return TokenizedSplit(
+        input_ids=np.arange(1, total + 1, dtype=np.int32),
+        token_type_ids=np.ones(total, dtype=np.int8) if with_types else None,
+        offsets=offsets,
+        labels=np.arange(len(lengths), dtype=np.int64),
+    )
+
+
+@given(
+    num_rows=st.integers(1, 40),
+    batch_size=st.integers(1, 50),
+    seed=st.integers(0, 3),
+    num_steps=st.integers(1, 12),
+)
+def test_steps_are_slices_of_one_permutation_after_the_other(
+    num_rows: int, batch_size: int, seed: int, num_steps: int
+) -> None:
+    stream = np.concatenate(
+        [batch_indices(num_rows, batch_size, seed, step) for step in range(num_steps)]
+    )
+    assert len(stream) == num_steps * batch_size
+    for epoch in range(len(stream) // num_rows):
+        seen = stream[epoch * num_rows : (epoch + 1) * num_rows]
+        assert sorted(seen.tolist()) == list(range(num_rows))
+    rest = stream[len(stream) // num_rows * num_rows :]
+    assert len(set(rest.tolist())) == len(rest)
+
+
+def test_a_step_depends_on_seed_and_step_alone() -> None:
+    late = batch_indices(100, 8, 5, 70)
+    for step in range(70):
+        batch_indices(100, 8, 5, step)
+    assert np.array_equal(late, batch_indices(100, 8, 5, 70))
+    assert not np.array_equal(late, batch_indices(100, 8, 6, 70))
+    assert not np.array_equal(batch_indices(100, 100, 5, 0), batch_indices(100, 100, 5, 1))
+
+
+def test_the_order_of_rows_is_what_it_was_in_earlier_releases() -> None:
+    assert batch_indices(10, 6, 0, 0).tolist() == [4, 6, 2, 7, 3, 5]
+    assert batch_indices(10, 6, 0, 1).tolist() == [9, 0, 8, 1, 9, 1]
+
+
+@pytest.mark.parametrize("arguments", [(0, 1, 0, 0), (1, 0, 0, 0), (1, 1, -1, 0), (1, 1, 0, -1)])
+def test_arguments_out_of_range_are_refused(arguments: tuple[int, int, int, int]) -> None:
+    with pytest.raises(ValueError, match="expected num_rows >= 1"):
+        batch_indices(*arguments)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 20), min_size=1, max_size=10),
+    multiple=st.sampled_from([1, 8, 16]),
+    seed=st.integers(0, 3),
+)
+def test_a_batch_holds_each_row_and_padding_after_it(
+    lengths: list[int], multiple: int, seed: int
+) -> None:
+    split = ragged(lengths)
+    indices = np.random.default_rng(seed).integers(0, len(lengths), 4)
+    batch = collate(split, indices, pad_token_id=0, pad_to_multiple=multiple)
+    width = batch["input_ids"].shape[1]
+    longest = max(lengths[i] for i in indices)
+    assert width % multiple == 0
+    assert longest <= width < longest + multiple
+    for row, i in enumerate(indices):
+        tokens = split.input_ids[split.offsets[i] : split.offsets[i + 1]]
+        padding = [0] * (width - len(tokens))
+        assert batch["input_ids"][row].tolist() == tokens.tolist() + padding
+        assert batch["attention_mask"][row].tolist() == [1] * len(tokens) + padding
+        assert batch["token_type_ids"][row].tolist() == [1] * len(tokens) + padding
+    assert np.array_equal(batch["labels"], indices)
+    assert {batch[name].dtype for name in batch} == {np.dtype(np.int64)}
+
+
+def test_the_padding_token_fills_token_ids_alone() -> None:
+    batch = collate(ragged([2, 4], with_types=False), np.array([0]), 7, pad_to_multiple=4)
+    assert batch["input_ids"].tolist() == [[1, 2, 7, 7]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 0, 0]]
+    assert "token_type_ids" not in batch
+
+
+def test_arrays_can_be_written_to_where_the_split_cannot() -> None:
+    split = ragged([3, 2])
+    split.labels.setflags(write=False)
+    split.input_ids.setflags(write=False)
+    batch = collate(split, np.array([1, 0]), 0)
+    assert all(array.flags.writeable for array in batch.values())
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=30), batch_size=st.integers(1, 12))
+def test_evaluation_visits_each_row_once_longest_first(lengths: list[int], batch_size: int) -> None:
+    split = ragged(lengths)
+    batches = list(evaluation_batches(split, batch_size))
+    order = np.concatenate(batches)
+    assert sorted(order.tolist()) == list(range(len(lengths)))
+    assert all(0 < len(batch) <= batch_size for batch in batches)
+    assert np.all(np.diff(split.lengths[order]) <= 0)
+    outputs = np.empty(len(split), dtype=np.int64)
+    for rows in batches:
+        outputs[rows] = collate(split, rows, 0)["labels"]
+    assert np.array_equal(outputs, split.labels)

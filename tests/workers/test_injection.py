@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import PeftModel
+
+from autopeft.records import ModelShape
+from autopeft.search_spaces.configuration import Configuration, Module
+from autopeft.search_spaces.methods.lora import Lora
+from autopeft.workers.injection import (
+    adapter_tensors,
+    derive_seed,
+    fill_adapter,
+    initialise_head,
+    inject,
+    is_saved_as_parts,
+    trainable_parameters,
+)
+from autopeft.workers.models import load_config
+from autopeft.workers.shapes import meta_model, shape_from_config
+from autopeft.workers.worker import WorkerPlan
+from tests.workers import tiny
+
+INPUT_IDS = torch.tensor([[2, 4, 5, 6, 3], [2, 8, 9, 3, 0]])
+MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
+
+
+def outputs(model: Any) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        logits = model(input_ids=INPUT_IDS, attention_mask=MASK).logits
+    assert isinstance(logits, torch.Tensor)
+    return logits
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGURATIONS)
+def test_exactly_adapter_and_head_train(
+    name: str, tiny_base: Any, tiny_shape: ModelShape
+) -> None:
+    chosen = tiny.configuration(name)
+    trainable = trainable_parameters(inject(tiny_base, chosen, tiny_shape, 1))
+    head = {key: p for key, p in trainable.items() if "classifier" in key}
+    marks = ("lora_", "ia3_", "beft_", "prompt_encoder")
+
+    assert sum(p.numel() for p in head.values()) == tiny_shape.num_head_parameters
+    assert all(any(mark in key for mark in marks) for key in trainable.keys() - head.keys())
+    assert sum(p.numel() for p in trainable.values()) == tiny.num_parameters(tiny_shape, chosen)
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGURATIONS)
+def test_training_leaves_the_base_as_it_was(
+    name: str, tiny_base: Any, tiny_shape: ModelShape
+) -> None:
+    before = {key: tensor.clone() for key, tensor in tiny_base.state_dict().items()}
+    flags = [parameter.requires_grad for parameter in tiny_base.parameters()]
+    names = [key for key, _ in tiny_base.named_modules()]
+    model = inject(tiny_base, tiny.configuration(name), tiny_shape, 1)
+    optimizer = torch.optim.SGD(trainable_parameters(model).values(), lr=1.0)
+    model(input_ids=INPUT_IDS, attention_mask=MASK).logits.square().sum().backward()
+    optimizer.step()
+
+    after = tiny_base.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key], before[key]) for key in before)
+    assert [parameter.requires_grad for parameter in tiny_base.parameters()] == flags
+    assert all(parameter.grad is None for parameter in tiny_base.parameters())
+    assert [key for key, _ in tiny_base.named_modules()] == names
+
+
+def test_frozen_weights_are_shared_not_copied(tiny_base: Any, tiny_shape: ModelShape) -> None:
+    model = inject(tiny_base, tiny.configuration("mixture"), tiny_shape, 1)
+    shared = {parameter.data_ptr() for parameter in tiny_base.bert.parameters()}
+
+    assert shared <= {parameter.data_ptr() for parameter in model.parameters()}
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGURATIONS)
+def test_start_depends_on_the_seed_alone(
+    name: str, tiny_base: Any, tiny_shape: ModelShape
+) -> None:
+    chosen = tiny.configuration(name)
+    one = inject(tiny_base, chosen, tiny_shape, 1)
+    torch.rand(3)
+    same, other = (inject(tiny_base, chosen, tiny_shape, seed) for seed in (1, 2))
+
+    def start(model: Any) -> torch.Tensor:
+        return torch.cat([p.detach().flatten() for p in trainable_parameters(model).values()])
+
+    assert torch.equal(start(one), start(same))
+    assert not torch.equal(start(one), start(other))
+
+
+def test_head_starts_alike_under_every_configuration(
+    tiny_base: Any, tiny_shape: ModelShape
+) -> None:
+    heads = [
+        torch.cat([p.detach().flatten() for key, p in trainable.items() if "classifier" in key])
+        for trainable in (
+            trainable_parameters(inject(tiny_base, tiny.configuration(name), tiny_shape, 7))
+            for name in tiny.CONFIGURATIONS
+        )
+    ]
+
+    assert all(torch.equal(head, heads[0]) for head in heads)
+    assert heads[0].std() > 0
+
+
+def test_adapters_that_start_at_nothing_leave_the_outputs(
+    tiny_base: Any, tiny_shape: ModelShape
+) -> None:
+    reference = outputs(inject(tiny_base, tiny.configuration("head"), tiny_shape, 1))
+    model = inject(tiny_base, tiny.configuration("mixture"), tiny_shape, 1)
+
+    torch.testing.assert_close(outputs(model), reference)
+
+
+def test_injection_keeps_the_global_random_state(tiny_base: Any, tiny_shape: ModelShape) -> None:
+    state = torch.random.get_rng_state()
+    inject(tiny_base, tiny.configuration("mixture-with-prefix"), tiny_shape, 1)
+
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_head_deviation_is_the_initializer_range(tiny_base: Any, tiny_shape: ModelShape) -> None:
+    model = inject(tiny_base, tiny.configuration("head"), tiny_shape, 1)
+    initialise_head(model.get_base_model(), tiny_shape, 5)
+    head = model.get_base_model().classifier
+    weights = torch.cat(
+        [p.flatten() for key, p in head.named_parameters() if key.endswith("weight")]
+    )
+
+    # 0.2 in the tiny config; 96 draws put the estimate within a quarter of it.
+    assert 0.15 < weights.std().item() < 0.25
+    assert all(not p.any() for key, p in head.named_parameters() if key.endswith("bias"))
+
+
+def test_a_wrong_count_of_the_space_is_noticed(
+    tiny_base: Any, tiny_shape: ModelShape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Lora, "num_parameters", lambda *_: 1)
+    with pytest.raises(AssertionError, match="the space counted 52"):
+        inject(tiny_base, tiny.configuration("lora"), tiny_shape, 1)
+
+
+def test_injection_works_on_the_meta_device(tiny_plan: WorkerPlan) -> None:
+    config = load_config(tiny_plan.source, 3)
+    shape = shape_from_config(config, "tiny")
+    model = inject(meta_model(config), tiny.configuration("mixture"), shape)
+
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGURATIONS)
+def test_only_mixtures_are_saved_as_parts(
+    name: str, tiny_base: Any, tiny_shape: ModelShape
+) -> None:
+    chosen = tiny.configuration(name)
+    model = inject(tiny_base, chosen, tiny_shape, 1)
+
+    assert is_saved_as_parts(chosen) == name.startswith("mixture")
+    assert isinstance(model, PeftModel) or name == "mixture"
+
+
+def test_keys_of_parts_are_those_of_plain_adapters(
+    tiny_base: Any, tiny_shape: ModelShape
+) -> None:
+    groups = adapter_tensors(
+        inject(tiny_base, tiny.configuration("mixture"), tiny_shape, 1), tiny_shape.head_paths
+    )
+    plain = {
+        name: adapter_tensors(
+            inject(tiny_base, tiny.configuration(name), tiny_shape, 1), tiny_shape.head_paths
+        )[""]
+        for name in ("beft", "ia3", "lora")
+    }
+    without_head = {
+        name: {key for key in tensors if "classifier" not in key}
+        for name, tensors in plain.items()
+    }
+
+    assert {name: set(groups[name]) for name in plain} == without_head
+    assert set(groups["head"]) == {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGURATIONS)
+def test_filling_an_adapter_restores_every_trained_number(
+    name: str, tiny_base: Any, tiny_shape: ModelShape
+) -> None:
+    chosen = tiny.configuration(name)
+    trained = inject(tiny_base, chosen, tiny_shape, 1)
+    with torch.no_grad():
+        for parameter in trainable_parameters(trained).values():
+            parameter.add_(torch.linspace(0.1, 0.5, parameter.numel()).view_as(parameter))
+    fresh = inject(tiny_base, chosen, tiny_shape, 2)
+    fill_adapter(fresh, tiny_shape.head_paths, adapter_tensors(trained, tiny_shape.head_paths))
+
+    pairs = zip(
+        trainable_parameters(trained).items(), trainable_parameters(fresh).items(), strict=True
+    )
+    assert all(one[0] == two[0] and torch.equal(one[1], two[1]) for one, two in pairs)
+    assert torch.equal(outputs(trained), outputs(fresh))
+
+
+def test_filling_with_tensors_of_another_shape_is_refused(
+    tiny_base: Any, tiny_shape: ModelShape
+) -> None:
+    wide = Configuration(
+        modules=(Module.of("lora", tiny.LAYERS, **{**tiny.LORA.as_dict(), "rank": 4}),),
+        learning_rate=0.01,
+    )
+    stored = adapter_tensors(inject(tiny_base, wide, tiny_shape, 1), tiny_shape.head_paths)
+    model = inject(tiny_base, tiny.configuration("lora"), tiny_shape, 1)
+    with pytest.raises(ValueError, match=r"has shape \(4, 16\), expected \(2, 16\)"):
+        fill_adapter(model, tiny_shape.head_paths, stored)
+
+
+@given(seed=st.integers(0, 2**63 - 1), step=st.integers(0, 10**9))
+def test_derived_seeds_fit_torch_and_differ_by_purpose(seed: int, step: int) -> None:
+    derived = derive_seed(seed, "dropout", step)
+
+    assert 0 <= derived < 2**63
+    assert derived == derive_seed(seed, "dropout", step)
+    assert derived != derive_seed(seed, "dropout", step + 1)
+    assert derived != derive_seed(seed, "head", step)

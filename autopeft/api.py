@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autopeft.errors import JobFolderError
 from autopeft.results.job_log import JobLog
 from autopeft.service.jobs import open_job
 
@@ -130,6 +131,7 @@ def search(
 
     Raises:
         InvalidJobError: the job is wrong; every problem is listed.
+        JobFolderError: ``output`` holds another job.
         AutopeftError: data, model or space do not fit the job.
     """
     from autopeft.service.driver import resume_job, run_job
@@ -147,6 +149,11 @@ def search(
     folder = Path(spec.output)
     watcher = observer or SilentObserver()
     if JobFolder(folder).log.is_file():
+        if open_job(folder).spec != spec.to_json():
+            raise JobFolderError(
+                f"{str(folder)!r} holds another job",
+                hint="name another folder with output=, or open that job with autopeft.open()",
+            )
         resume_job(folder, observer=watcher)
     else:
         run_job(spec, folder, observer=watcher)

@@ -214,6 +214,34 @@ def export(
     run(folder, pick=pick, tool=to, target=target)
 
 
+@_command(example="autopeft confirm runs/sst2 --against runs/sst2-lora --seeds 3")
+def confirm(
+    folder: Folder,
+    pick: Annotated[
+        str, typer.Option(metavar="WHICH", help="knee, best, smallest, or a trial's number.")
+    ] = "best",
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A job of `--proposer lora-sweep` on the same data; default: this job's own "
+            "LoRA-sweep trials.",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Retrainings of each.")] = 3,
+    format_: ListFormat = TableFormat.TABLE,
+) -> None:
+    """Retrain the winner and the best tuned LoRA, and compare them on the test split.
+
+    A score found by searching is too good to be true; this one is not: new seeds, and rows that
+    nothing has seen. It says so when the winner is no better than plain LoRA.
+    """
+    from autopeft.cli.confirming import confirm as run
+
+    run(folder, pick=pick, against=against, num_seeds=seeds, format_=format_.value)
+
+
 @_command(example="autopeft check sst2.yaml --set budget.minutes=30")
 def check(
     job: Annotated[

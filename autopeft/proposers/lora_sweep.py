@@ -37,9 +37,7 @@ class LoraSweepProposer(Proposer):
         known = self.known_keys
         proposals: list[Proposal] = []
         for i in range(n):
-            configuration = next_sobol(
-                self.sweep, len(self.states) + i, known, seed=self.seed
-            )
+            configuration = next_sobol(self.sweep, len(self.states) + i, known, seed=self.seed)
             if configuration is None:
                 break
             known.add(configuration.key)

@@ -15,7 +15,7 @@ from autopeft.surrogates.curves import BROKEN, CurveModel
 from autopeft.surrogates.threads import one_blas_thread
 
 #: Space-filling proposals between the portfolio and the model.
-NUM_SOBOL = 4
+NUM_SOBOL = 2
 #: Measured trials below which there is nothing to model.
 MIN_MEASURED = 4
 #: The pool: fresh samples, and mutants of the trials that are best or on the front.
@@ -61,20 +61,18 @@ class MoboProposer(Proposer):
             if member.configuration.key not in known:
                 return member
         k = len(states)
-        measured = [
-            s for s in states.values() if np.isfinite(s.score) and s.status not in BROKEN
-        ]
+        measured = [s for s in states.values() if np.isfinite(s.score) and s.status not in BROKEN]
         if k >= len(portfolio) + NUM_SOBOL and len(measured) >= MIN_MEASURED:
-            configuration = self._by_model([states[i] for i in sorted(states)], known, k)
+            configuration = self._by_model([states[i] for i in sorted(states)], k)
             if configuration is not None:
                 return Proposal(configuration=configuration, origin="mobo")
         configuration = next_sobol(self.space, k, known, seed=self.seed)
-        return None if configuration is None else Proposal(configuration=configuration, origin="sobol")
+        return (
+            None if configuration is None else Proposal(configuration=configuration, origin="sobol")
+        )
 
-    def _by_model(
-        self, states: Sequence[TrialState], known: set[str], k: int
-    ) -> Configuration | None:
-        """Return the best unknown member of the pool; None where all of it is known."""
+    def _by_model(self, states: Sequence[TrialState], k: int) -> Configuration | None:
+        """Return the best new member of the pool; None where all of it is known."""
         generator = self.generator(k)
         model = CurveModel(self.space, states, max_steps=self.max_steps)
         acquisition = Acquisition(model, states, self.scale, generator)
@@ -89,7 +87,7 @@ class MoboProposer(Proposer):
                 for configuration in kept
                 for _ in range(NUM_NEIGHBOURS)
             )
-        return next((c for c in pool.best(len(known) + 1) if c.key not in known), None)
+        return next(iter(pool.best(1)), None)
 
     def _mutants(
         self, parents: Sequence[TrialState], generator: np.random.Generator

@@ -21,9 +21,7 @@ class RandomProposer(Proposer):
         known = self.known_keys
         proposals: list[Proposal] = []
         for i in range(n):
-            configuration = next_sobol(
-                self.space, len(self.states) + i, known, seed=self.seed
-            )
+            configuration = next_sobol(self.space, len(self.states) + i, known, seed=self.seed)
             if configuration is None:
                 break
             known.add(configuration.key)

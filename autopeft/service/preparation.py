@@ -10,6 +10,7 @@ from autopeft.errors import DataError, InvalidJobError
 from autopeft.naming import did_you_mean
 from autopeft.records import COST_NAMES, Costs, ModelShape
 from autopeft.results.front import ObjectiveScale
+from autopeft.search_spaces.domains import ValueDomain
 from autopeft.search_spaces.space import SearchSpace, load_space
 from autopeft.service.job_spec import JobSpec
 from autopeft.workers.tasks.metric_names import METRICS_BY_TASK
@@ -128,14 +129,6 @@ def prepare(
     config = load_config(source, encoding.num_outputs, encoding.id2label, task_name)
     shape = model_shape(source, config)
     space = load_space(spec.space, shape, base=spec.base)
-    max_positions = getattr(config, "max_position_embeddings", None)
-    if max_positions is not None and spec.training.max_tokens > max_positions:
-        raise InvalidJobError(
-            f"training.max_tokens is {spec.training.max_tokens}, "
-            f"but {shape.name} takes at most {max_positions} tokens",
-            hint=f"set training.max_tokens to {max_positions} or less",
-        )
-
     on_phase("tokenising")
     data = tokenize(
         splits, encoding, load_tokenizer(source), spec.training.max_tokens, score_on=score_on
@@ -146,8 +139,9 @@ def prepare(
             f"{spec.training.batch_size}",
             hint="lower training.batch_size, or give more training rows",
         )
-    longest = int(data.train.lengths.max())
-    tokens = -(-longest // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
+    tokens = _padded(int(data.train.lengths.max()))
+    longest = max(tokens, _padded(int(data.validation.lengths.max())))
+    _check_positions(space, config, longest, spec.training.max_tokens)
 
     on_phase("predicting memory")
     costs = _Costs(spec, shape, space, config, tokens, task_name)
@@ -180,6 +174,35 @@ def prepare(
         costs=costs.predict,
         exact_costs=costs.exact,
     )
+
+
+def _padded(num_tokens: int) -> int:
+    """Return the width of a batch whose longest example has ``num_tokens``."""
+    return -(-num_tokens // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
+
+
+def _check_positions(space: SearchSpace, config: Any, longest: int, max_tokens: int) -> None:
+    """Make sure that the longest batch, and a prefix before it, find positions in the model."""
+    max_positions = getattr(config, "max_position_embeddings", None)
+    if max_positions is None:
+        return
+    if longest > max_positions:
+        raise InvalidJobError(
+            f"training.max_tokens is {max_tokens} and the longest batch has {longest} tokens, "
+            f"but {space.shape.name} takes at most {max_positions}",
+            hint=f"set training.max_tokens to {max_positions // TOKEN_MULTIPLE * TOKEN_MULTIPLE} "
+            "or less",
+        )
+    for part in space.parts:
+        lengths = part.domains.get("prefix_length")
+        room = max_positions - longest
+        if isinstance(lengths, ValueDomain) and max(lengths.values) > room:
+            raise InvalidJobError(
+                f"{space.shape.name} takes at most {max_positions} tokens: with batches of up to "
+                f"{longest} there is room for a prefix of {room}, the space has "
+                f"{max(lengths.values)}",
+                hint="lower training.max_tokens, or restrict prefix_length in the space",
+            )
 
 
 def split_objectives(objectives: Sequence[str] | None, task: str) -> tuple[str, tuple[str, ...]]:

@@ -19,7 +19,7 @@ from autopeft.surrogates.threads import one_blas_thread
 #: At each rung a trial must be among the best 1 / ETA of its comparators.
 ETA = 2
 #: The rungs before the last, as parts of the full steps.
-RUNGS = (1 / 8, 1 / 4, 1 / 2)
+RUNGS = (1 / 6, 1 / 2)
 #: Rungs below this many steps say nothing.
 MIN_RUNG_STEPS = 4
 #: Trials that must have been measured at a rung before anyone is judged there.
@@ -27,7 +27,7 @@ MIN_MEASURED = 3
 #: Comparators that make a judgement; where fewer were observed, the surrogate supplies the rest.
 ENOUGH_COMPARATORS = 6
 #: A trial whose probability of reaching the front is below this waits.
-MIN_CHANCE = 0.1
+MIN_CHANCE = 0.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,10 @@ class HalvingStopper(Stopper):
     ) -> None:
         super().__init__(space, scale, costs, max_steps=max_steps, seed=seed)
         steps = (round(max_steps * part) for part in RUNGS)
-        self.rungs = (*sorted({step for step in steps if MIN_RUNG_STEPS <= step < max_steps}), max_steps)
+        self.rungs = (
+            *sorted({step for step in steps if MIN_RUNG_STEPS <= step < max_steps}),
+            max_steps,
+        )
         self._virtual: tuple[Array, Array] | None = None
 
     def next_rung(self, step: int) -> int:
@@ -99,9 +102,7 @@ class HalvingStopper(Stopper):
         verdict, state = max(ready, key=lambda pair: (pair[0].chance, -pair[1].trial.number))
         return state.trial.number, verdict.reason
 
-    def _judge(
-        self, states: Sequence[TrialState], judged: Sequence[TrialState]
-    ) -> list[Verdict]:
+    def _judge(self, states: Sequence[TrialState], judged: Sequence[TrialState]) -> list[Verdict]:
         if not has_measurements(states):
             return [_unjudged(state, 0) for state in judged]
         if self._virtual is None:

@@ -44,7 +44,7 @@ class RungLines:
     def fit(cls, curves: Sequence[Mapping[int, float]]) -> RungLines:
         """Fit to curves, each the finite scores of one trial by step."""
         steps = sorted({step for curve in curves for step in curve}, reverse=True)
-        lines = {step: (0.0, 0.0, 1.0) for step in steps[:1]}
+        lines = dict.fromkeys(steps[:1], (0.0, 0.0, 1.0))
         for later, step in pairwise(steps):
             both = [curve for curve in curves if step in curve and later in curve]
             before = np.array([curve[step] for curve in both])
@@ -118,9 +118,7 @@ class CurveModel:
         ValueError: no trial has a finite measurement; ask :func:`has_measurements` first.
     """
 
-    def __init__(
-        self, space: SearchSpace, states: Sequence[TrialState], *, max_steps: int
-    ) -> None:
+    def __init__(self, space: SearchSpace, states: Sequence[TrialState], *, max_steps: int) -> None:
         self.space = space
         self.max_steps = max_steps
         self._encoded: dict[int, Array] = {}

@@ -46,6 +46,7 @@ _AT_FDCWD = -100
 #: Outputs and labels of the scored split at the checkpoint's step.
 VALIDATION_FILE = "validation.safetensors"
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """A checkpoint as read.

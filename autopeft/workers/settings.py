@@ -55,9 +55,7 @@ class ModelSettings(Settings):
 
     name: str = Field(description="Hub name, folder with safetensors, or builtin:minilm.")
     revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
-    trust_remote_code: bool = Field(
-        False, description="Run Python code that comes with the model."
-    )
+    trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
 
 
 class TrainingSettings(Settings):

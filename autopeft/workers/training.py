@@ -150,6 +150,7 @@ def train_segment(
     """
     device = next(model.parameters()).device
     parameters = list(trainable_parameters(model).values())
+    lengths = split.lengths
     model.train()
     losses: list[float] = []
     with private_random_state(device):
@@ -157,7 +158,7 @@ def train_segment(
             rate = learning_rate * learning_rate_factor(step, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            rows = batch_indices(len(split), settings.batch_size, seed, step)
+            rows = batch_indices(lengths, settings.batch_size, seed, step)
             batch, labels = _to_device(collate(split, rows, pad_token_id), device)
             torch.manual_seed(derive_seed(seed, "dropout", step))
             loss = task.loss(model(**batch).logits, labels)

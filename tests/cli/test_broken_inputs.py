@@ -330,7 +330,7 @@ FOLDERS = [
         command=(command[0], folder, *command[1:]),
         expected=(message,),
     )
-    for command in (("show",), ("resume",), ("export", "out"))
+    for command in (("show",), ("resume",), ("export", "out"), ("confirm",))
     for what, folder, message in (
         ("missing-folder", "nowhere", "there is no folder 'nowhere'"),
         ("foreign-folder", "empty", "'empty' is not a job folder"),

@@ -30,7 +30,9 @@ from tests.cli.running import run_command
 from tests.results.jobs import example_job
 
 GOOD = "model: builtin:minilm\ndata: builtin:docstrings\n"
-COMMANDS = ("search", "resume", "show", "export", "check", "spaces", "methods", "doctor")
+COMMANDS = (
+    "search", "resume", "show", "export", "confirm", "check", "spaces", "methods", "doctor",
+)  # fmt: skip
 
 #: The promise is half a second; machines that share their cores get some room.
 MAX_HELP_SECONDS = 2.0

@@ -296,9 +296,7 @@ def hypervolume(front: Sequence[TrialState], scale: ObjectiveScale) -> float:
     span = float(np.prod(reference - scale.cost_ideal_point))
     total = 0.0
     for k in range(len(front)):
-        partition = LevelPartition.of(
-            scores[:k], costs[:k], scale.score_reference, reference
-        )
+        partition = LevelPartition.of(scores[:k], costs[:k], scale.score_reference, reference)
         gain = log_expected_hypervolume_improvement(
             scores[k : k + 1], np.zeros(1), costs[k : k + 1], partition
         )

@@ -75,19 +75,25 @@ def test_sigkill_loses_nothing_and_halves_nothing(tmp_path: Path, seed: int) -> 
             store.append("one", "measurement", {"number": 0})
 
 
-def test_a_live_driver_that_was_overtaken_stops_writing(tmp_path: Path) -> None:
+def test_a_live_driver_that_was_overtaken_cannot_write(tmp_path: Path) -> None:
     path = tmp_path / "log.sqlite"
+    waiting = CHILD.replace("while True:", "while input() is not None:")
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(path), "one"],
+        [sys.executable, "-c", waiting, str(path), "one"],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    assert child.stdin is not None
     assert child.stdout is not None
     assert child.stdout.readline() == "begun\n"
+    child.stdin.write("go\n")
+    child.stdin.flush()
+    assert child.stdout.readline() == "0\n"
     with SqliteStore(path) as store:
-        taken = store.begin_run("two").number
-        _, errors = child.communicate(timeout=30)
-        assert child.returncode != 0
-        assert "has taken over" in errors
-        assert [entry.run for entry in store.read(after=taken - 1)] == ["two"]
+        assert store.begin_run("two").number == 3
+        _, errors = child.communicate("go\n", timeout=30)
+        assert child.returncode == 1
+        assert "run 'one' may not write: run 'two' has taken over" in errors
+        assert [entry.run for entry in store.read()] == ["one", "one", "two"]

@@ -158,7 +158,9 @@ def test_plain_peft_loads_each_part(
     loaded = PeftModel.from_pretrained(base, str(folder))
     stored = load_file(folder / "adapter_model.safetensors")
     numbers = [
-        p for key, p in loaded.named_parameters() if any(m in key for m in ("beft_", "ia3_", "lora_"))
+        p
+        for key, p in loaded.named_parameters()
+        if any(m in key for m in ("beft_", "ia3_", "lora_"))
     ]
 
     assert sum(p.numel() for p in numbers) == sum(t.numel() for t in stored.values())

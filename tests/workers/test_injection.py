@@ -38,9 +38,7 @@ def outputs(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", tiny.CONFIGURATIONS)
-def test_exactly_adapter_and_head_train(
-    name: str, tiny_base: Any, tiny_shape: ModelShape
-) -> None:
+def test_exactly_adapter_and_head_train(name: str, tiny_base: Any, tiny_shape: ModelShape) -> None:
     chosen = tiny.configuration(name)
     trainable = trainable_parameters(inject(tiny_base, chosen, tiny_shape, 1))
     head = {key: p for key, p in trainable.items() if "classifier" in key}
@@ -79,9 +77,7 @@ def test_frozen_weights_are_shared_not_copied(tiny_base: Any, tiny_shape: ModelS
 
 
 @pytest.mark.parametrize("name", tiny.CONFIGURATIONS)
-def test_start_depends_on_the_seed_alone(
-    name: str, tiny_base: Any, tiny_shape: ModelShape
-) -> None:
+def test_start_depends_on_the_seed_alone(name: str, tiny_base: Any, tiny_shape: ModelShape) -> None:
     chosen = tiny.configuration(name)
     one = inject(tiny_base, chosen, tiny_shape, 1)
     torch.rand(3)
@@ -165,9 +161,7 @@ def test_only_mixtures_are_saved_as_parts(
     assert isinstance(model, PeftModel) or name == "mixture"
 
 
-def test_keys_of_parts_are_those_of_plain_adapters(
-    tiny_base: Any, tiny_shape: ModelShape
-) -> None:
+def test_keys_of_parts_are_those_of_plain_adapters(tiny_base: Any, tiny_shape: ModelShape) -> None:
     groups = adapter_tensors(
         inject(tiny_base, tiny.configuration("mixture"), tiny_shape, 1), tiny_shape.head_paths
     )
@@ -178,8 +172,7 @@ def test_keys_of_parts_are_those_of_plain_adapters(
         for name in ("beft", "ia3", "lora")
     }
     without_head = {
-        name: {key for key in tensors if "classifier" not in key}
-        for name, tensors in plain.items()
+        name: {key for key in tensors if "classifier" not in key} for name, tensors in plain.items()
     }
 
     assert {name: set(groups[name]) for name in plain} == without_head

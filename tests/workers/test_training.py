@@ -30,7 +30,9 @@ from tests.workers import tiny
 SETTINGS = TrainingSettings(batch_size=8, steps=10, warmup_fraction=0.2)
 
 
-def train(model: Any, optimizer: Any, plan: WorkerPlan, start: int, end: int, **other: Any) -> float:
+def train(
+    model: Any, optimizer: Any, plan: WorkerPlan, start: int, end: int, **other: Any
+) -> float:
     arguments = {"learning_rate": 0.02, "seed": 3, **other}
     return train_segment(
         model,
@@ -260,9 +262,7 @@ def test_evaluation_leaves_no_dropout(
     assert np.array_equal(one, two)
 
 
-def test_no_step_has_no_loss(
-    tiny_base: Any, tiny_shape: ModelShape, tiny_plan: WorkerPlan
-) -> None:
+def test_no_step_has_no_loss(tiny_base: Any, tiny_shape: ModelShape, tiny_plan: WorkerPlan) -> None:
     model = inject(tiny_base, tiny.configuration("lora"), tiny_shape, 3)
 
     assert train(model, make_optimizer(model, 0.02, SETTINGS), tiny_plan, 4, 4) == 0.0

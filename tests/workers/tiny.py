@@ -74,7 +74,7 @@ def bert_config() -> BertConfig:
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=24,
-        max_position_embeddings=32,
+        max_position_embeddings=128,
         initializer_range=0.2,
     )
 

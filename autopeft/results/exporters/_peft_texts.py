@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+#: Class names up to this many stand in the README's code, more are read from the facts.
+MAX_NAMES = 8
+
 #: Loads an export of several methods; needs transformers and PEFT only.
 LOADER = '''"""Load this export: several PEFT methods on one base model, and their head.
 
@@ -16,6 +19,7 @@ after the other, and each is filled before the next one wraps the same layers.
 """
 
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -50,19 +54,30 @@ def load(folder=Path(__file__).parent, base=None):
     configs = {name: PeftConfig.from_pretrained(str(part)) for name, part in parts.items()}
     # Prompt learning wraps the whole model, so it comes last.
     for name in sorted(configs, key=lambda name: (configs[name].is_prompt_learning, name)):
-        adapter, config = f"part_{name}", configs[name]
         tensors = load_file(parts[name] / "adapter_model.safetensors")
-        if config.is_prompt_learning:
-            model = get_peft_model(model, config, adapter_name=adapter)
-            with torch.no_grad():
-                weight = model.prompt_encoder[adapter].embedding.weight
-                weight.copy_(tensors["prompt_embeddings"])
-        else:
-            model = inject_adapter_in_model(config, model, adapter_name=adapter)
-            result = set_peft_model_state_dict(model, tensors, adapter_name=adapter)
-            if result.unexpected_keys:
-                raise ValueError(f"{name} does not fit the model: {result.unexpected_keys[:3]}")
+        with warnings.catch_warnings():
+            # Several methods under distinct names are meant to be in one model here.
+            warnings.filterwarnings("ignore", "You are trying to modify a model with PEFT")
+            warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+            warnings.filterwarnings("ignore", ".*`base_model_name_or_path` was renamed")
+            model = add_part(model, name, configs[name], tensors)
     return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def add_part(model, name, config, tensors):
+    """Return the model with one more method in it, filled with its tensors."""
+    adapter = f"part_{name}"
+    if config.is_prompt_learning:
+        model = get_peft_model(model, config, adapter_name=adapter)
+        with torch.no_grad():
+            weight = model.prompt_encoder[adapter].embedding.weight
+            weight.copy_(tensors["prompt_embeddings"])
+        return model
+    model = inject_adapter_in_model(config, model, adapter_name=adapter)
+    unknown = set_peft_model_state_dict(model, tensors, adapter_name=adapter).unexpected_keys
+    if unknown:
+        raise ValueError(f"{name} does not fit the model: {unknown[:3]}")
+    return model
 '''
 
 
@@ -121,18 +136,26 @@ def _figure(value: float | None) -> str:
 
 
 def _load_plain(facts: Mapping[str, Any]) -> list[str]:
-    arguments = ['num_labels=facts["num_labels"]', "dtype=torch.float32"]
-    if facts["id2label"] is not None:
-        arguments.insert(1, 'id2label=dict(enumerate(facts["id2label"]))')
+    names, lines = facts["id2label"], ["import torch"]
+    arguments = [f"num_labels={facts['num_labels']}"]
+    if _is_short(names):
+        arguments.append(f"id2label={dict(enumerate(names))!r}")
+    elif names is not None:
+        lines = [
+            "import json, torch",
+            "from pathlib import Path",
+            'facts = json.loads(Path("autopeft.json").read_text(encoding="utf-8"))',
+        ]
+        arguments.append('id2label=dict(enumerate(facts["id2label"]))')
+    arguments.append("dtype=torch.float32")
     if facts.get("revision"):
         arguments.append(f"revision={facts['revision']!r}")
     if facts.get("trust_remote_code"):
         arguments.append("trust_remote_code=True")
     return [
-        "import json, torch",
+        *lines,
         "from peft import PeftModel",
         "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
-        'facts = json.load(open("autopeft.json", encoding="utf-8"))',
         "base = AutoModelForSequenceClassification.from_pretrained(",
         f'    "{facts["base_model"]}", {", ".join(arguments)})',
         'model = PeftModel.from_pretrained(base, ".").eval()',
@@ -141,26 +164,26 @@ def _load_plain(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _load_parts() -> list[str]:
-    return [
-        "import json, torch",
-        "from load import load",
-        'facts = json.load(open("autopeft.json", encoding="utf-8"))',
-        'model, tokenizer = load(".")',
-    ]
+    return ["import torch", "from load import load", 'model, tokenizer = load(".")']
 
 
 def _predict(facts: Mapping[str, Any]) -> list[str]:
     is_pair = len(facts["text_columns"]) == 2
     texts = '["A first text."], ["A second text."]' if is_pair else '["A text."]'
     outcome = (
-        "[row[0] for row in logits.tolist()]"
+        "logits[:, 0].tolist()"
         if facts["id2label"] is None
-        else '[facts["id2label"][i] for i in logits.argmax(-1).tolist()]'
+        else "[model.config.id2label[i] for i in logits.argmax(-1).tolist()]"
     )
     return [
         f"batch = tokenizer({texts}, padding=True, truncation=True,",
-        '                  max_length=facts["max_tokens"], return_tensors="pt")',
+        f'                  max_length={facts["max_tokens"]}, return_tensors="pt")',
         "with torch.inference_mode():",
         "    logits = model(**batch).logits",
         f"print({outcome})",
     ]
+
+
+def _is_short(names: list[str] | None) -> bool:
+    """Whether class names can stand in a line of code inside a fenced block."""
+    return names is not None and len(names) <= MAX_NAMES and "```" not in repr(names)

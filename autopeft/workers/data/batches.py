@@ -1,9 +1,11 @@
 """Which rows are in which batch, and batches as padded arrays.
 
-The batch of a training step depends on the number of rows, the batch size, the seed and the
-step alone, so that a worker can start at any step: rows are visited in one permutation after
-the other, each seeded with (seed, epoch), and a batch is the next slice of that sequence. All
-batches are full; one may reach over the end of an epoch.
+The batch of a training step depends on the lengths of the rows, the batch size, the seed and
+the step alone, so that a worker can start at any step. Rows are visited in one permutation
+after the other, each seeded with (seed, epoch). The sequence is cut into chunks of
+:data:`CHUNK_STEPS` batches; within a chunk rows of similar length share a batch, so that little
+is computed on padding, and the batches come in an order seeded with (seed, chunk). All batches
+are full; a chunk may reach over the end of an epoch.
 """
 
 from __future__ import annotations
@@ -17,21 +19,46 @@ from numpy.typing import NDArray
 
 from autopeft.workers.dataset import TokenizedSplit
 
+#: Batches whose rows are sorted by length together. More saves more padding; fewer mixes more.
+CHUNK_STEPS = 16
 
-def batch_indices(num_rows: int, batch_size: int, seed: int, step: int) -> NDArray[np.int64]:
+
+def batch_indices(
+    lengths: NDArray[np.int64], batch_size: int, seed: int, step: int
+) -> NDArray[np.int64]:
     """Return the ``batch_size`` rows of optimiser step ``step``, which counts from 0.
+
+    Args:
+        lengths: Tokens of each row.
+        batch_size: Rows of a batch.
+        seed: Seeds the order.
+        step: The optimiser step.
 
     Raises:
         ValueError: there are no rows, or an argument is below its range.
     """
+    num_rows = len(lengths)
     if num_rows < 1 or batch_size < 1 or seed < 0 or step < 0:
         raise ValueError(
-            "expected num_rows >= 1, batch_size >= 1, seed >= 0 and step >= 0, received "
-            f"{num_rows}, {batch_size}, {seed} and {step}"
+            "expected at least one row, batch_size >= 1, seed >= 0 and step >= 0, received "
+            f"{num_rows} rows, {batch_size}, {seed} and {step}"
         )
-    positions = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
-    epochs, places = np.divmod(positions, num_rows)
-    indices = np.empty(batch_size, dtype=np.int64)
+    chunk, place = divmod(step, CHUNK_STEPS)
+    rows = _stream(num_rows, seed, chunk * CHUNK_STEPS * batch_size, CHUNK_STEPS * batch_size)
+    by_length = rows[np.argsort(lengths[rows], kind="stable")].reshape(CHUNK_STEPS, batch_size)
+    order = np.random.default_rng([seed, chunk, _BATCH_ORDER]).permutation(CHUNK_STEPS)
+    batch: NDArray[np.int64] = by_length[order[place]]
+    return batch
+
+
+#: Sets the generator of the batches' order apart from those of the permutations.
+_BATCH_ORDER = 1
+
+
+def _stream(num_rows: int, seed: int, start: int, size: int) -> NDArray[np.int64]:
+    """Return ``size`` rows from position ``start`` of the endless sequence of permutations."""
+    epochs, places = np.divmod(np.arange(start, start + size, dtype=np.int64), num_rows)
+    indices = np.empty(size, dtype=np.int64)
     for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
         here = epochs == epoch
         indices[here] = _permutation(num_rows, seed, epoch)[places[here]]

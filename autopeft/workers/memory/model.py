@@ -189,12 +189,25 @@ class MemoryModel:
             key = tuple((module.method, self._variant(module)) for module in modules)
             if key not in self._ledgers:
                 try:
-                    self._ledgers[key] = self._new_ledger(modules)
+                    alike = self._alike(key, modules)
+                    if alike not in self._ledgers:
+                        self._ledgers[alike] = self._new_ledger(modules)
                 except NotAffineError as error:
                     self._not_affine.add(error.knob)
                     self._free.clear()
                     continue
+                self._ledgers[key] = self._ledgers[alike]
             return self._ledgers[key]
+
+    def _alike(self, key: _Key, modules: tuple[Module, ...]) -> _Key:
+        """Return the key with each method in the first of its variants that is sized alike."""
+        if len(modules) == 1:
+            return key
+        alone = [self._ledger((module,)) for module in modules]
+        return tuple(
+            next(known[0] for known in self._ledgers if self._ledgers[known] is ledger)
+            for ledger in alone
+        )
 
     def _new_ledger(self, modules: tuple[Module, ...]) -> _Ledger | None:
         values = {
@@ -203,12 +216,17 @@ class MemoryModel:
             for knob, values in knob_values(self._shape, module.method).items()
             if knob not in self._not_affine
         }
+        if len(modules) > 1:
+            for module in modules:
+                alone = self._ledger((module,))
+                if not isinstance(alone, LayeredLedger):
+                    return None
+                values = {knob: v for knob, v in values.items() if knob not in alone.table.flat}
+        ledger: _Ledger
         if all(get_method(module.method).is_placeable for module in modules):
-            ledger: _Ledger = LayeredLedger(self._step, modules, values)
-        elif len(modules) == 1:
-            ledger = WholeModelLedger(self._step, modules, values)
+            ledger = LayeredLedger(self._step, modules, values)
         else:
-            return None
+            ledger = WholeModelLedger(self._step, modules, values)
         for known in self._ledgers.values():
             if known is not None and _same_sizes(known, ledger):
                 return known

@@ -77,7 +77,8 @@ class SizeTable:
         for knob, ordered in values.items():
             low, high = ordered[0], ordered[-1]
             slope = (self._measured(step, knob, high) - origin) / (high - low)
-            for value in ordered[1:-1][len(ordered) // 2 - 1 :][:1]:
+            between = ordered[1:-1] if slope.any() else ()
+            for value in between[len(between) // 2 :][:1]:
                 expected = origin + slope * (value - low)
                 if not np.allclose(self._measured(step, knob, value), expected, rtol=0, atol=0.5):
                     raise NotAffineError(knob)
@@ -85,6 +86,15 @@ class SizeTable:
         lows = np.array([corner[knob] for knob in self.knobs])
         matrix = np.stack(slopes, axis=1) if slopes else np.zeros((len(origin), 0))
         self.coefficients = np.column_stack([origin - matrix @ lows, matrix])
+
+    @property
+    def flat(self) -> frozenset[Knob]:
+        """Knobs that no size depends on."""
+        return frozenset(
+            knob
+            for knob, slope in zip(self.knobs, self.coefficients.T[1:], strict=True)
+            if not slope.any()
+        )
 
     def _measured(self, step: TrainingStep, knob: Knob, value: float) -> Bytes:
         sizes = saved_sizes(step, with_knobs(self.modules, {knob: value}))

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from autopeft.workers.data.batches import batch_indices, collate, evaluation_batches
+from autopeft.workers.data.batches import (
+    CHUNK_STEPS,
+    batch_indices,
+    collate,
+    evaluation_batches,
+)
 from autopeft.workers.dataset import TokenizedSplit
 
 
@@ -23,44 +29,65 @@ def ragged(lengths: list[int], *, with_types: bool = True) -> TokenizedSplit:
     )
 
 
+def some_lengths(num_rows: int, seed: int = 0) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).integers(3, 60, num_rows)
+
+
 @given(
-    num_rows=st.integers(1, 40),
-    batch_size=st.integers(1, 50),
+    num_rows=st.integers(1, 200),
+    batch_size=st.integers(1, 12),
     seed=st.integers(0, 3),
-    num_steps=st.integers(1, 12),
+    num_chunks=st.integers(1, 4),
 )
-def test_steps_are_slices_of_one_permutation_after_the_other(
-    num_rows: int, batch_size: int, seed: int, num_steps: int
+def test_whole_chunks_visit_every_row_of_an_epoch_before_any_comes_again(
+    num_rows: int, batch_size: int, seed: int, num_chunks: int
 ) -> None:
-    stream = np.concatenate(
-        [batch_indices(num_rows, batch_size, seed, step) for step in range(num_steps)]
-    )
-    assert len(stream) == num_steps * batch_size
-    for epoch in range(len(stream) // num_rows):
-        seen = stream[epoch * num_rows : (epoch + 1) * num_rows]
-        assert sorted(seen.tolist()) == list(range(num_rows))
-    rest = stream[len(stream) // num_rows * num_rows :]
-    assert len(set(rest.tolist())) == len(rest)
+    lengths = some_lengths(num_rows)
+    steps = range(num_chunks * CHUNK_STEPS)
+    visited = np.concatenate([batch_indices(lengths, batch_size, seed, step) for step in steps])
+
+    counts = np.bincount(visited, minlength=num_rows)
+
+    assert len(visited) == len(steps) * batch_size
+    assert counts.max() - counts.min() <= 1
+
+
+def test_rows_of_similar_length_share_a_batch() -> None:
+    lengths = some_lengths(1000)
+    spread = [np.ptp(lengths[batch_indices(lengths, 16, 0, step)]) for step in range(48)]
+
+    assert np.mean(spread) < 8 < np.ptp(lengths)
+
+
+def test_short_and_long_batches_are_mixed() -> None:
+    lengths = some_lengths(1000)
+    means = [lengths[batch_indices(lengths, 16, 0, step)].mean() for step in range(CHUNK_STEPS)]
+
+    assert means != sorted(means)
+    assert means != sorted(means, reverse=True)
 
 
 def test_a_step_depends_on_seed_and_step_alone() -> None:
-    late = batch_indices(100, 8, 5, 70)
+    lengths = some_lengths(100)
+    late = batch_indices(lengths, 8, 5, 70)
     for step in range(70):
-        batch_indices(100, 8, 5, step)
-    assert np.array_equal(late, batch_indices(100, 8, 5, 70))
-    assert not np.array_equal(late, batch_indices(100, 8, 6, 70))
-    assert not np.array_equal(batch_indices(100, 100, 5, 0), batch_indices(100, 100, 5, 1))
+        batch_indices(lengths, 8, 5, step)
+    assert np.array_equal(late, batch_indices(lengths, 8, 5, 70))
+    assert not np.array_equal(late, batch_indices(lengths, 8, 6, 70))
+    assert not np.array_equal(batch_indices(lengths, 100, 5, 0), batch_indices(lengths, 100, 5, 1))
 
 
 def test_the_order_of_rows_is_what_it_was_in_earlier_releases() -> None:
-    assert batch_indices(10, 6, 0, 0).tolist() == [4, 6, 2, 7, 3, 5]
-    assert batch_indices(10, 6, 0, 1).tolist() == [9, 0, 8, 1, 9, 1]
+    lengths = np.arange(10)
+    assert batch_indices(lengths, 6, 0, 0).tolist() == [0, 0, 0, 0, 1, 1]
+    assert batch_indices(lengths, 6, 0, 1).tolist() == [3, 3, 4, 4, 4, 4]
 
 
 @pytest.mark.parametrize("arguments", [(0, 1, 0, 0), (1, 0, 0, 0), (1, 1, -1, 0), (1, 1, 0, -1)])
 def test_arguments_out_of_range_are_refused(arguments: tuple[int, int, int, int]) -> None:
-    with pytest.raises(ValueError, match="expected num_rows >= 1"):
-        batch_indices(*arguments)
+    num_rows, *others = arguments
+    with pytest.raises(ValueError, match="expected at least one row"):
+        batch_indices(some_lengths(num_rows), *others)
 
 
 @given(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autopeft.errors import DataError
 from autopeft.workers.data.files import read_file
@@ -115,3 +117,20 @@ def test_numbers_are_typed_everywhere_but_in_csv(tmp_path: Path) -> None:
     untyped = read_file(tmp_path / "a.csv", "a.csv")
     assert (typed.columns["label"], typed.is_typed) == ([1], True)
     assert (untyped.columns["label"], untyped.is_typed) == (["1"], False)
+
+
+@given(content=st.binary(max_size=60) | st.text(alphabet='{}[]",:\n\t01aé', max_size=60))
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
+def test_whatever_a_file_holds_it_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, content: bytes | str
+) -> None:
+    file = tmp_path_factory.getbasetemp() / f"junk.{suffix}"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    try:
+        lengths = {len(values) for values in read_file(file, file.name).columns.values()}
+    except DataError as error:
+        message = error.message
+    else:
+        assert len(lengths) == 1
+        return
+    assert message.startswith(file.name)

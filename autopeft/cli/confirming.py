@@ -1,0 +1,70 @@
+"""``autopeft confirm``: winner against tuned LoRA, retrained, on the test split."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from autopeft.cli import failures
+from autopeft.cli.progress import create_progress
+from autopeft.results.report import bytes_text, count_text
+from autopeft.service.jobs import open_job
+
+if TYPE_CHECKING:
+    from autopeft.service.confirmation import Confirmation, Finalist
+
+
+def confirm(folder: Path, *, pick: str, against: Path | None, num_seeds: int, format_: str) -> None:
+    """Retrain and compare; print a table or JSON."""
+    for needed in (folder, *([against] if against else [])):
+        open_job(needed)  # a wrong folder is told before anything heavy is imported
+    from autopeft.service.confirmation import confirm_job
+
+    failures.job_folder.set(folder)
+    try:
+        with create_progress(Console(stderr=True)) as progress:
+            result = confirm_job(
+                folder, which=pick, against=against, num_seeds=num_seeds, observer=progress
+            )
+    except KeyboardInterrupt:
+        again = f"autopeft confirm {shlex.quote(str(folder))}"
+        typer.echo(f"\ninterrupted; what was trained is kept. Go on with: {again}", err=True)
+        raise typer.Exit(failures.INTERRUPTED) from None
+    if format_ == "json":
+        typer.echo(json.dumps(result.to_json(), indent=2, allow_nan=False, ensure_ascii=False))
+    else:
+        _print(result, Console())
+
+
+def _print(result: Confirmation, console: Console) -> None:
+    table = Table(title=f"Test split, {result.num_test_rows} rows, never seen in the search")
+    for title in ("", "trial", f"mean {result.metric}", "by seed", "parameters", "memory"):
+        table.add_column(title, justify="left" if title in ("", "by seed") else "right")
+    table.add_column("configuration", overflow="fold")
+    for role, finalist in (("winner", result.winner), ("tuned LoRA", result.baseline)):
+        table.add_row(role, *_cells(finalist))
+    console.print(table)
+    low, high = result.interval
+    console.print(
+        f"Difference: {result.difference:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}] "
+        f"over seeds and test rows.\nVerdict: {result.verdict}.",
+        highlight=False,
+    )
+
+
+def _cells(finalist: Finalist) -> list[str]:
+    costs = finalist.state.trial.costs
+    return [
+        str(finalist.state.trial.number),
+        f"{finalist.mean:.4f}",
+        " ".join(f"{value:.4f}" for value in finalist.metric_values),
+        count_text(costs.num_trainable_parameters),
+        bytes_text(costs.train_memory_bytes),
+        str(finalist.state.trial.configuration),
+    ]

@@ -1,0 +1,205 @@
+"""The contract of every stopper, and what halving promises."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autopeft.records import Costs, TrialState, TrialStatus
+from autopeft.results.front import non_dominated
+from autopeft.search_spaces.configuration import Configuration
+from autopeft.stoppers.base import Action
+from autopeft.stoppers.halving import MIN_MEASURED, HalvingStopper
+from tests.proposers.synthetic_job import Landscape, default_landscape, run_job
+from tests.stoppers.contract import StopperContract, build, trial_state
+
+RUNG = 16
+
+
+class TestNone(StopperContract):
+    name = "none"
+
+    def test_one_segment(self, landscape: Landscape) -> None:
+        assert build(self.name, landscape).next_rung(0) == 96
+
+    def test_resumes_what_another_stopper_paused(self, landscape: Landscape) -> None:
+        member = landscape.space.portfolio()[0].configuration
+        paused = trial_state(landscape, 3, member, {16: 0.6}, TrialStatus.PAUSED)
+        promoted = build(self.name, landscape).promote([paused])
+        assert promoted is not None
+        assert promoted[0] == 3
+
+
+class TestHalving(StopperContract):
+    name = "halving"
+
+    def test_rungs(self, landscape: Landscape) -> None:
+        stopper = build(self.name, landscape)
+        assert isinstance(stopper, HalvingStopper)
+        assert stopper.rungs == (16, 48, 96)
+
+    def test_the_first_few_go_on_unjudged(self, landscape: Landscape) -> None:
+        members = cheap_to_dear(landscape)
+        others = [
+            trial_state(landscape, i, c, {RUNG: 0.9}, TrialStatus.RUNNING)
+            for i, c in enumerate(members[: MIN_MEASURED - 1])
+        ]
+        state = trial_state(landscape, 9, members[-1], {RUNG: 0.5})
+        decision = build(self.name, landscape).decide(state, others)
+        assert decision.action is Action.CONTINUE
+        assert "are needed to judge" in decision.reason
+
+    def test_worse_than_all_that_cost_less_waits(self, landscape: Landscape) -> None:
+        others = field_of(landscape, np.linspace(0.8, 0.9, 8))
+        dearest = cheap_to_dear(landscape)[-1]
+        state = trial_state(landscape, 99, dearest, {RUNG: 0.6})
+        decision = build(self.name, landscape).decide(state, others)
+        assert decision.action is Action.PAUSE
+        assert "100% of 8 trials that cost no more are better" in decision.reason
+
+    def test_a_promoted_trial_is_one_that_now_leads(self, landscape: Landscape) -> None:
+        stopper = build(self.name, landscape)
+        dearest = cheap_to_dear(landscape)[-1]
+        paused = trial_state(landscape, 99, dearest, {RUNG: 0.7}, TrialStatus.PAUSED)
+        assert stopper.promote([*field_of(landscape, np.linspace(0.8, 0.9, 8)), paused]) is None
+        promoted = stopper.promote([*field_of(landscape, np.linspace(0.5, 0.6, 8)), paused])
+        assert promoted is not None
+        assert promoted[0] == 99
+
+
+class FlatCosts(Landscape):
+    """All memory equal up to less than the front's resolution; one parameter count."""
+
+    def costs(self, configurations: list[Configuration]) -> list[Costs]:  # type: ignore[override]
+        return [
+            Costs(
+                num_trainable_parameters=1000,
+                num_adapter_parameters=1000,
+                train_memory_bytes=10_000_000 + int(c.key, 16) % 3000,
+            )
+            for c in configurations
+        ]
+
+
+def test_costs_are_compared_at_the_resolution_of_the_front() -> None:
+    landscape = FlatCosts(space=default_landscape().space)
+    others = field_of(landscape, np.linspace(0.8, 0.9, 8))
+    state = trial_state(landscape, 99, cheap_to_dear(landscape)[-1], {RUNG: 0.6})
+    reason = build("halving", landscape).decide(state, others).reason
+    assert "100% of 8 trials" in reason
+
+
+def cheap_to_dear(landscape: Landscape) -> list[Configuration]:
+    """Return members of which each costs at least as much as the one before, in everything."""
+    rank = {"sites": ("q", "v"), "alpha_ratio": 2.0, "dora": False, "rslora": False}
+    members = [
+        c for c in landscape.space.sample(3000, np.random.default_rng(1)) if c.methods == ("lora",)
+    ]
+    costs = landscape.scale().costs(landscape.costs(members))
+    assert rank
+    chain: list[int] = []
+    for i in np.lexsort(costs.T[::-1]):
+        if not chain or np.all(costs[i] >= costs[chain[-1]]):
+            chain.append(int(i))
+    return [members[i] for i in chain]
+
+
+def field_of(landscape: Landscape, scores: np.ndarray) -> list[TrialState]:  # type: ignore[type-arg]
+    """Return completed trials, cheap ones, with these scores at the first rung."""
+    members = cheap_to_dear(landscape)
+    return [
+        trial_state(
+            landscape,
+            i,
+            members[i],
+            {RUNG: float(score), 48: float(score) + 0.02, 96: float(score) + 0.03},
+            TrialStatus.COMPLETED,
+        )
+        for i, score in enumerate(scores)
+    ]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    own=st.floats(0.0, 1.0),
+    dearer=st.lists(st.floats(0.0, 1.0), min_size=3, max_size=8),
+    seed=st.integers(0, 1000),
+)
+def test_the_smallest_is_never_judged_by_larger_ones(
+    own: float, dearer: list[float], seed: int
+) -> None:
+    """Whatever dearer trials score, a trial that nothing in the space undercuts goes on."""
+    landscape = LANDSCAPE
+    members = landscape.space.sample(200, np.random.default_rng(seed))
+    costs = landscape.scale().costs(landscape.costs(members))
+    smallest, *others = (members[i] for i in np.lexsort(costs.T))
+    others = [
+        c for c in others if np.any(landscape.scale().costs(landscape.costs([c])) > SMALLEST_COSTS)
+    ]
+    smallest = SMALLEST
+    states = [
+        trial_state(landscape, i + 1, c, {RUNG: score, 96: score}, TrialStatus.COMPLETED)
+        for i, (c, score) in enumerate(zip(others, dearer, strict=False))
+    ]
+    state = trial_state(landscape, 0, smallest, {RUNG: own})
+    decision = STOPPER.decide(state, states)
+    assert decision.action is Action.CONTINUE
+    assert replace(state, status=TrialStatus.PAUSED).score == own
+
+
+def strictly_smallest(landscape: Landscape) -> Configuration:
+    """Return the member with the fewest parameters that nothing sampled undercuts or equals."""
+    portfolio = [p.configuration for p in landscape.space.portfolio()]
+    table = landscape.scale().costs(landscape.costs(portfolio))
+    return portfolio[int(np.lexsort(table.T)[0])]
+
+
+class HeadlessLandscape(Landscape):
+    """A landscape in which one member is cheaper than everything else."""
+
+    def costs(self, configurations: list[Configuration]) -> list[Costs]:  # type: ignore[override]
+        found = super().costs(configurations)
+        return [
+            replace(cost, num_trainable_parameters=1, train_memory_bytes=1)
+            if c == SMALLEST
+            else cost
+            for c, cost in zip(configurations, found, strict=True)
+        ]
+
+
+SMALLEST = strictly_smallest(default_landscape())
+LANDSCAPE = HeadlessLandscape(space=default_landscape().space)
+SMALLEST_COSTS = LANDSCAPE.scale().costs(LANDSCAPE.costs([SMALLEST]))
+STOPPER = build("halving", LANDSCAPE)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_third_is_stopped_and_the_front_survives(workers: int) -> None:
+    landscape = default_landscape()
+    job = run_job(landscape, proposer="random", stopper="halving", workers=workers)
+    assert job.share_stopped >= 1 / 3
+    assert job.steps < 0.7 * 24 * 96
+    kept = completed_share_of_true_front(landscape, job.states)
+    assert kept >= 0.6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_whole_jobs_stop_a_third_and_keep_the_front(seed: int) -> None:
+    landscape = default_landscape(seed)
+    job = run_job(landscape, proposer="mobo", stopper="halving", seed=seed)
+    assert job.share_stopped >= 1 / 4
+    assert completed_share_of_true_front(landscape, job.states) >= 0.7
+
+
+def completed_share_of_true_front(landscape: Landscape, states: list[TrialState]) -> float:
+    """Return the share of the noise-free front over all trials that was trained to the end."""
+    alive = [s for s in states if s.status is not TrialStatus.DIVERGED]
+    finals = np.array([landscape.final(s.trial.configuration) for s in alive])
+    front = non_dominated(finals, landscape.scale().costs([s.trial.costs for s in alive]))
+    done = np.array([s.status is TrialStatus.COMPLETED for s in alive])
+    return float(done[front].mean())

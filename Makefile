@@ -7,8 +7,8 @@
 # Which torch: constraints.txt names the tested release, and pip takes the build that its index
 # offers, which on Linux may bring several GB of CUDA libraries. To choose another build:
 #
-#   make setup PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu'
-#   make setup TORCH='torch==2.13.0+cu130' PIP_FLAGS='--extra-index-url ...'
+#   make setup PIP_FLAGS='--extra-index-url URL'      # an index of PyTorch's, e.g. its CPU one
+#   make setup TORCH='torch==2.13.0+cu130' PIP_FLAGS='--extra-index-url URL'
 #
 # A torch that is in $(VENV) already is kept; after a change of mind, `make clean-venv` first.
 

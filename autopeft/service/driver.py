@@ -17,7 +17,6 @@ any other decision                  nothing
 from __future__ import annotations
 
 import os
-import platform
 import time
 import uuid
 from pathlib import Path
@@ -121,7 +120,6 @@ def begin_run(store: Store) -> str:
     """Take over the log under a new run id."""
     run = uuid.uuid4().hex
     store.begin_run(run)
-    store.append(run, "run", {"pid": os.getpid(), "host": platform.node()})
     return run
 
 
@@ -251,6 +249,9 @@ class _Driver:
 
     def drive(self) -> JobLog:
         """Work until nothing is left to do within the budget."""
+        from autopeft.workers.checkpoints import remove_leftovers
+
+        remove_leftovers(self.paths.checkpoints)
         self._collect_garbage()
         while True:
             self._fill()

@@ -193,7 +193,7 @@ def _check_positions(space: SearchSpace, config: Any, longest: int, max_tokens: 
             hint=f"set training.max_tokens to {max_positions // TOKEN_MULTIPLE * TOKEN_MULTIPLE} "
             "or less",
         )
-    for part in space.parts:
+    for part in space.parts.values():
         lengths = part.domains.get("prefix_length")
         room = max_positions - longest
         if isinstance(lengths, ValueDomain) and max(lengths.values) > room:

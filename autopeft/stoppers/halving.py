@@ -13,7 +13,7 @@ from autopeft.results.front import ObjectiveScale
 from autopeft.search_spaces.space import SearchSpace
 from autopeft.stoppers.base import STOPPERS, Action, Decision, Stopper
 from autopeft.stoppers.judging import Array, Judge, draw_virtual
-from autopeft.surrogates.curves import has_measurements
+from autopeft.surrogates.curves import BROKEN, CurveModel, has_measurements
 from autopeft.surrogates.threads import one_blas_thread
 
 #: At each rung a trial must be among the best 1 / ETA of its comparators.
@@ -75,6 +75,7 @@ class HalvingStopper(Stopper):
             max_steps,
         )
         self._virtual: tuple[Array, Array] | None = None
+        self._model: tuple[object, CurveModel] | None = None
 
     def next_rung(self, step: int) -> int:
         """Return the first rung beyond ``step``."""
@@ -108,15 +109,26 @@ class HalvingStopper(Stopper):
         if self._virtual is None:
             self._virtual = draw_virtual(self.space, self.scale, self.costs, seed=self.seed)
         judge = Judge(
-            self.space,
+            self._fitted(states),
             self.scale,
             states,
             self._virtual,
-            max_steps=self.max_steps,
             enough=ENOUGH_COMPARATORS,
             seed=self.seed,
         )
         return [self._verdict(judge, state) for state in judged]
+
+    def _fitted(self, states: Sequence[TrialState]) -> CurveModel:
+        """Return the surrogate of these curves; the last one is kept for the next question."""
+        curves = tuple(
+            (s.trial.number, s.status in BROKEN, *((m.step, m.score) for m in s.curve))
+            for s in sorted(states, key=lambda s: s.trial.number)
+            if s.curve
+        )
+        if self._model is None or self._model[0] != curves:
+            model = CurveModel(self.space, states, max_steps=self.max_steps)
+            self._model = (curves, model)
+        return self._model[1]
 
     def _verdict(self, judge: Judge, state: TrialState) -> Verdict:
         if not np.isfinite(state.score):

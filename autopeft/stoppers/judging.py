@@ -61,20 +61,21 @@ class Judge:
     """One look at a job: every trial's standing, from one fit of the surrogate.
 
     Args:
-        space, scale, costs, max_steps, seed: As for a stopper.
+        model: The surrogate, fitted to every curve of the job.
+        scale: How costs compare.
         states: Every trial of the job.
-        virtual: ``(configurations, comparable costs)`` drawn once, see :func:`draw_virtual`.
+        virtual: ``(encodings, comparable costs)`` drawn once, see :func:`draw_virtual`.
         enough: Observed comparators from which on no virtual ones are needed.
+        seed: Seeds the samples of final scores.
     """
 
     def __init__(
         self,
-        space: SearchSpace,
+        model: CurveModel,
         scale: ObjectiveScale,
         states: Sequence[TrialState],
         virtual: tuple[Array, Array],
         *,
-        max_steps: int,
         enough: int,
         seed: int,
     ) -> None:
@@ -83,9 +84,8 @@ class Judge:
         self._costs = scale.costs([s.trial.costs for s in self._states])
         self._virtual_X, self._virtual_costs = virtual
         self._enough = enough
-        self._max_steps = max_steps
         self._seed = seed
-        self._model = CurveModel(space, states, max_steps=max_steps)
+        self._model = model
 
     def compare(self, state: TrialState) -> Comparison:
         """Return the standing of a trial at its latest rung."""
@@ -137,7 +137,7 @@ class Judge:
     def _virtual_share(self, X: Array, state: TrialState) -> float:
         """Return the posterior's share of configurations that score better at this rung."""
         process = self._model.process
-        points = Points.untried(X, state.step / self._max_steps)
+        points = Points.untried(X, state.step / self._model.max_steps)
         mean, variance = process.predict(points)
         sd = np.sqrt(variance + process.hyperparameters.noise)
         mine = self._model.value(state.score, state.step)

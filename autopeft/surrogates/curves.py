@@ -21,13 +21,15 @@ MAX_POINTS = 400
 #: Most by which the spread of scores grows or shrinks from one rung to the next, and the weight,
 #: in trials, of the guess that it does not.
 MAX_SLOPE, PRIOR_PAIRS = 4.0, 3.0
+#: Most units of scale by which the best score lies above the centre.
+MAX_ABOVE = 4.0
 #: Trials whose measurements say nothing about what their configuration scores.
 BROKEN = frozenset({TrialStatus.DIVERGED, TrialStatus.INFEASIBLE, TrialStatus.FAILED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RungLines:
-    """What a score at a step would be worth at the end, by one line per step.
+    """What a score at a step would be worth at the last step measured, by one line per step.
 
     Scores rise and spread out along the way. Between neighbouring steps the trials measured at
     both say how: the line that maps their mean and spread at the one onto those at the other.
@@ -62,7 +64,7 @@ class RungLines:
         return cls(lines=lines)
 
     def __call__(self, score: float, step: int) -> float:
-        """Return the score carried to the last step; steps never measured use the next one."""
+        """Return the carried score; a step never measured is carried as the next one is."""
         known = [s for s in self.lines if s >= step]
         if not known:
             return score
@@ -80,7 +82,8 @@ class ScoreWarp:
 
     Attributes:
         centre: Median of the scores.
-        scale: Their interquartile range over that of a unit Gaussian.
+        scale: Their interquartile range over that of a unit Gaussian, or so much more that no
+            score lies above MAX_ABOVE.
         knee: Where the logarithm starts, in units of scale.
     """
 
@@ -94,9 +97,9 @@ class ScoreWarp:
         if not len(scores):
             return cls(centre=0.0, scale=1.0)
         low, centre, high = (float(q) for q in np.quantile(scores, [0.25, 0.5, 0.75]))
-        spread = float(np.std(scores))
-        scale = max((high - low) / 1.349, 0.1 * spread)
-        is_constant = spread <= 1e-9 * max(1.0, abs(centre))
+        scale = max((high - low) / 1.349, (float(scores.max()) - centre) / MAX_ABOVE)
+        scale = scale or float(np.mean(np.abs(scores - centre)))
+        is_constant = scale <= 1e-9 * max(1.0, abs(centre))
         return cls(centre=centre, scale=1.0 if is_constant else scale)
 
     def __call__(self, scores: Array) -> Array:

@@ -270,13 +270,15 @@ def log_progress(points: Points) -> Array:
 
 def _same_trial(a: Points, b: Points) -> Array:
     same = (a.trials[:, None] == b.trials[None, :]) & (a.trials[:, None] >= 0)
-    return same.astype(np.float64)
+    result: Array = same.astype(np.float64)
+    return result
 
 
 def _distances(A: Array, B: Array) -> Array:
     """Return Euclidean distances, ``n x m``, by one matrix product."""
     squares = (A**2).sum(axis=1)[:, None] + (B**2).sum(axis=1)[None, :] - 2 * A @ B.T
-    return np.sqrt(np.maximum(squares, 0.0))
+    result: Array = np.sqrt(np.maximum(squares, 0.0))
+    return result
 
 
 def _matern(distance: Array) -> Array:
@@ -289,7 +291,8 @@ def cholesky_with_jitter(K: Array) -> Array:
     """Return the lower factor of ``K``, with as little jitter as it takes."""
     for jitter in (0.0, 1e-8, 1e-6, 1e-4, 1e-2):
         try:
-            return np.linalg.cholesky(K + jitter * np.eye(len(K)) if jitter else K)
+            factor: Array = np.asarray(np.linalg.cholesky(K + jitter * np.eye(len(K))), np.float64)
+            return factor
         except np.linalg.LinAlgError:
             continue
     raise AssertionError("a kernel matrix with jitter 0.01 is not positive definite")

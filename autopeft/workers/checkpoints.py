@@ -36,6 +36,8 @@ from autopeft.search_spaces.configuration import Configuration
 from autopeft.workers.injection import HEAD, adapter_name, adapter_tensors, fill_adapter
 
 SCHEMA_VERSION = 1
+#: Outputs and labels of a checkpoint's measurement, inside its folder.
+VALIDATION_FILE = "validation.safetensors"
 
 _NAME = re.compile(r"trial-(\d{4,})-step-(\d{5,})")
 _WEIGHTS = "adapter_model.safetensors"
@@ -196,7 +198,7 @@ def read_outputs(folder: Path) -> tuple[NDArray[np.float32], NDArray[Any]]:
         tensors = load_file(folder / VALIDATION_FILE)
         return tensors["outputs"].numpy(), tensors["labels"].numpy()
     except (OSError, KeyError, SafetensorError) as error:
-        raise _damaged(folder, f"validation.safetensors: {error}") from error
+        raise _damaged(folder, f"{VALIDATION_FILE}: {error}") from error
 
 
 def load_adapter(model: Any, shape: ModelShape, checkpoint: Checkpoint) -> None:

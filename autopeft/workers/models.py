@@ -103,15 +103,16 @@ def _builtin_folder(name: str) -> str:
 
 
 def _public_name_of_folder(folder: Path) -> str:
-    """Return a name for a local model that is no path."""
-    config = _check_folder(folder)
+    """Return a name for a local model that is no path.
+
+    A folder of the hub's cache has the name it was downloaded by. Any other is called what the
+    folder is called: what its config says of itself is often the model it was made from.
+    """
+    _check_folder(folder)
     resolved = folder.resolve()
     for part in resolved.parts:
         if match := _HUB_CACHE_FOLDER.fullmatch(part):
             return f"{match[1]}/{match[2]}"
-    declared = config.get("_name_or_path")
-    if isinstance(declared, str) and "/" in declared and _HUB_NAME.fullmatch(declared):
-        return declared
     return resolved.name
 
 

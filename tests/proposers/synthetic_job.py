@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from autopeft.proposers.base import PROPOSERS, CostFunction
+from autopeft.proposers.base import PROPOSERS
 from autopeft.proposers.expected_hypervolume_improvement import (
     LevelPartition,
     log_expected_hypervolume_improvement,
@@ -83,12 +82,15 @@ class Landscape:
     Args:
         space: The space.
         seed: Seeds the noise.
-        noise: Standard deviation of a trial's offset and of each measurement.
+        noise: Standard deviation of a trial's offset; that of a measurement is about as large.
+        cost_names: The costs among the objectives.
     """
 
     space: SearchSpace
     seed: int = 0
     noise: float = 0.004
+    cost_names: tuple[str, ...] = ("num_trainable_parameters", "train_memory_bytes")
+    _scale: ObjectiveScale | None = None
 
     def costs(self, configurations: Sequence[Configuration]) -> list[Costs]:
         """Return exact parameters and a made-up memory: activations down to the lowest module."""
@@ -145,22 +147,25 @@ class Landscape:
         progress = step / MAX_STEPS
         pace = 4.0 * 10 ** (0.4 * min(0.5, self.misfit(c)))
         share = (1 - math.exp(-pace * progress)) / (1 - math.exp(-pace))
-        offset, wobble = np.random.default_rng(
-            [self.seed, int(c.key, 16) % 2**32, step]
-        ).standard_normal(2)
-        lasting = np.random.default_rng([self.seed, int(c.key, 16) % 2**32]).standard_normal()
-        jitter = self.noise * (lasting + 0.7 * wobble * (1.5 - progress) + 0.0 * offset)
+        name = int(c.key, 16) % 2**32
+        offset = np.random.default_rng([self.seed, name]).standard_normal()
+        wobble = np.random.default_rng([self.seed, name, step]).standard_normal()
+        jitter = self.noise * (offset + 0.7 * wobble * (1.5 - progress))
         return float(np.clip(0.5 + (self.final(c) - 0.5) * share + jitter, 0.0, 1.0))
 
     def scale(self) -> ObjectiveScale:
         """Return the scale that a job would fix at its start."""
+        if self._scale is None:
+            self._scale = self._measure_scale()
+        return self._scale
+
+    def _measure_scale(self) -> ObjectiveScale:
         members = self.space.sample(1000, np.random.default_rng(0))
         costs = self.costs([*members, *(p.configuration for p in self.space.portfolio())])
-        names = ("num_trainable_parameters", "train_memory_bytes")
-        table = [[getattr(cost, name) for name in names] for cost in costs]
+        table = np.array([[getattr(cost, name) for name in self.cost_names] for cost in costs])
         return ObjectiveScale(
             metric="accuracy",
-            cost_names=names,
+            cost_names=self.cost_names,
             score_reference=0.5,
             score_ideal=1.0,
             cost_ideal=tuple(np.min(table, axis=0).tolist()),
@@ -319,8 +324,3 @@ def _site_value(module: Module) -> float:
     if not isinstance(sites, tuple):
         return 0.6
     return sum(SITE_VALUE[site] for site in sites if site in SITE_VALUE)
-
-
-Costing = Callable[[Sequence[Configuration]], list[Costs]]
-assert CostFunction is not None
-Matrix = NDArray[np.float64]

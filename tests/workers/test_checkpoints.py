@@ -196,8 +196,8 @@ def test_damage_is_noticed(
     if damage == "missing":
         path.unlink()
     else:
-        shortened = {"empty": b"", "truncated": content[:-7], "flipped": bytes(content)}
-        path.write_bytes(shortened[damage])
+        damaged = {"empty": b"", "truncated": bytes(content[:-7]), "flipped": bytes(content)}
+        path.write_bytes(damaged[damage])
     with pytest.raises(JobFolderError, match=f"checkpoint .*{NAME} is damaged"):
         read_checkpoint(tmp_path, NAME)
 

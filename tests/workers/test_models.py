@@ -61,14 +61,11 @@ def test_folder_is_relative_to_the_job_and_named_without_a_path(tmp_path: Path) 
     assert source.public_name == "mine"
 
 
-def test_folder_that_declares_a_hub_name_carries_it(tmp_path: Path) -> None:
-    write_config(tiny.write_model(tmp_path / "mine"), _name_or_path="someone/bert-of-mine")
-
-    assert resolve("mine", tmp_path).public_name == "someone/bert-of-mine"
-
-
-@pytest.mark.parametrize("declared", ["/home/me/bert", "./bert", "", "a/b/c", 7])
-def test_folder_that_declares_a_path_carries_its_own_name(tmp_path: Path, declared: Any) -> None:
+@pytest.mark.parametrize("declared", ["someone/bert-of-mine", "/home/me/bert", "./bert", "", 7])
+def test_folder_carries_its_own_name_whatever_its_config_says(
+    tmp_path: Path, declared: Any
+) -> None:
+    """MiniLM's own config, for one, names the model it was distilled into, which is another."""
     write_config(tiny.write_model(tmp_path / "mine"), _name_or_path=declared)
 
     assert resolve("mine", tmp_path).public_name == "mine"
@@ -134,7 +131,7 @@ def test_config_describes_head_and_task(tmp_path: Path) -> None:
 def test_unsupported_architecture_is_refused(tmp_path: Path) -> None:
     folder = tiny.write_model(tmp_path / "mine")
     write_config(folder, model_type="no-such-model")
-    with pytest.raises(ModelError, match="cannot load the configuration of mine: .*no-such-model"):
+    with pytest.raises(ModelError, match=r"cannot load the configuration of mine: .*no-such-model"):
         load_config(resolve("mine", tmp_path), 2)
 
 

@@ -104,6 +104,19 @@ def test_other_weights_are_noticed(
     assert not report.is_exact
 
 
+@pytest.mark.parametrize(("lead", "num_mismatches"), [(1e-6, 0), (0.5, 1)])
+def test_a_tie_may_fall_either_way(
+    lead: float, num_mismatches: int, tmp_path: Path, tiny_folder: Path, tiny_plan: WorkerPlan
+) -> None:
+    target, checkpoint = export("lora", tmp_path, tiny_folder, tiny_plan)
+    outputs, labels = read_outputs(checkpoint)
+    predicted = int(outputs[0].argmax())
+    outputs[0, (predicted + 1) % 3] = outputs[0, predicted] + lead
+    report = verify_export(target, ROWS, (outputs, labels), base_folder=tiny_folder)
+
+    assert report.num_prediction_mismatches == num_mismatches
+
+
 def test_regression_compares_values(tmp_path: Path, tiny_folder: Path) -> None:
     plan = tiny.make_plan(tiny_folder, id2label=None)
     settings = tiny.make_settings(tiny_folder, tmp_path).model_copy(

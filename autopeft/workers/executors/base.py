@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Self
 
 from autopeft.records import Segment, SegmentEvent
 from autopeft.registry import Registry
@@ -38,7 +39,7 @@ class Executor(ABC):
     def close(self) -> None:
         """Release the workers; segments under way are lost."""
 
-    def __enter__(self) -> Executor:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -48,7 +48,7 @@ class SavedStorages:
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
 
     def _pack(self, tensor: torch.Tensor) -> _Kept:
-        kept = _Kept(tensor)
+        kept = _Kept(tensor.detach())  # undetached, an output would keep its own graph alive
         self._kept.append(weakref.ref(kept))
         return kept
 
@@ -109,6 +109,9 @@ class StorageLabels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return enter, leave
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, torch.Tensor):
+                self._labels.setdefault(leaf.untyped_storage()._cdata, INPUT)
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
@@ -129,7 +132,7 @@ class StorageLabels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return bytes by label for bytes by address; inputs of the block share one label."""
         labelled: Counter[Label] = Counter()
         for address, num_bytes in sizes.items():
-            labelled[self._labels.get(address, INPUT)] += num_bytes
+            labelled[self._labels[address]] += num_bytes
         return dict(labelled)
 
 

@@ -105,9 +105,8 @@ class MemoryModel:
         """Build the configuration on the meta device and account for one step."""
         model = self._step.build(configuration)
         trained = trainable_parameters(model)
-        frozen = [p for p in model.parameters() if not p.requires_grad] + list(model.buffers())
         return self._estimate(
-            weights=sum(tensor.nbytes for tensor in frozen),
+            weights=self._step.weight_bytes(model),
             adapter=sum(parameter.nbytes for parameter in trained.values()),
             num_trained=sum(parameter.numel() for parameter in trained.values()),
             activations=self._step.saved_bytes(model),
@@ -205,7 +204,7 @@ class MemoryModel:
             return key
         alone = [self._ledger((module,)) for module in modules]
         return tuple(
-            next(known[0] for known in self._ledgers if self._ledgers[known] is ledger)
+            next(k[0] for k, known in self._ledgers.items() if len(k) == 1 and known is ledger)
             for ledger in alone
         )
 

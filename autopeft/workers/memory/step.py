@@ -108,17 +108,39 @@ class TrainingStep:
             loss.backward()  # type: ignore[no-untyped-call]
         return live.peak - num_saved
 
+    def weight_bytes(self, model: Any) -> int:
+        """Return the bytes of everything resident that does not train."""
+        frozen = [p for p in model.parameters() if not p.requires_grad]
+        num_bytes: int = sum(tensor.nbytes for tensor in (*frozen, *model.buffers()))
+        return num_bytes - self._spare_bytes
+
     @cached_property
     def _base(self) -> Any:
+        model = meta_model(self._roomy_config).to(self.dtype)
+        use_kernels_of(model, self.device)
+        return model.requires_grad_(False)
+
+    @cached_property
+    def _roomy_config(self) -> Any:
+        """The config with spare positions.
+
+        A prefix shifts positions beyond those of the text. A batch that reaches too far fails
+        in training; here it would take down the account of every shorter prefix with it.
+        """
         config = copy.deepcopy(self.config)
         positions = getattr(config, "max_position_embeddings", None)
         if positions is not None:
-            # A prefix shifts positions beyond those of the text. A batch that long fails in
-            # training; here it would take down the account of every shorter prefix with it.
             config.max_position_embeddings = max(positions, self.tokens + SPARE_POSITIONS)
-        model = meta_model(config).to(self.dtype)
-        use_kernels_of(model, self.device)
-        return model.requires_grad_(False)
+        return config
+
+    @cached_property
+    def _spare_bytes(self) -> int:
+        """Bytes of the spare positions, which the real model does not have."""
+        sizes: list[int] = []
+        for config in (self._roomy_config, self.config):
+            model = meta_model(copy.deepcopy(config)).to(self.dtype)
+            sizes.append(sum(t.nbytes for t in (*model.parameters(), *model.buffers())))
+        return sizes[0] - sizes[1]
 
     @cached_property
     def _task(self) -> Any:

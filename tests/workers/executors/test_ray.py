@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,3 +132,39 @@ def test_what_was_joined_stays_up(tiny_plan: WorkerPlan, tiny_folder: Path, tmp_
     start(tiny_plan, tiny_folder, tmp_path, 1).close()
 
     assert ray.is_initialized()
+
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+from autopeft.workers.executors.ray import RayExecutor
+from autopeft.workers.settings import WorkersSettings
+from tests.workers import tiny
+
+folder, checkpoints = map(Path, sys.argv[1:])
+settings = tiny.make_settings(folder, checkpoints)
+with RayExecutor(settings, WorkersSettings(num=1, cpus=1), tiny.make_plan(folder)) as executor:
+    segment = tiny.first_segment(0, "beft", to_step=1)
+    executor.submit(segment)
+    os.kill(executor.worker_pids()[0], signal.SIGKILL)
+    print(executor.next_event().kind)
+    executor.submit(segment)
+    print(executor.next_event().measurement.checkpoint)
+print(sys.modules["ray"].is_initialized())
+"""
+
+
+def test_ray_of_our_own_is_silent_and_shut_down(
+    tiny_folder: Path, tmp_path: Path, repository: Path
+) -> None:
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT, str(tiny_folder), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=repository,
+        env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+    )
+
+    assert result.stderr == ""
+    assert result.stdout.splitlines() == ["worker_died", "trial-0000-step-00001", "False"]

@@ -111,17 +111,23 @@ class StorageLabels(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for leaf in tree_leaves((args, kwargs)):
             if isinstance(leaf, torch.Tensor):
-                self._labels.setdefault(leaf.untyped_storage()._cdata, INPUT)
+                self._label(leaf.untyped_storage(), is_input=True)
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
-                storage = leaf.untyped_storage()
-                if storage._cdata not in self._labels:
-                    self._alive.append(storage)
-                    scope = self._scope[-1]
-                    self._labels[storage._cdata] = (scope, self._made[scope])
-                    self._made[scope] += 1
+                self._label(leaf.untyped_storage(), is_input=False)
         return result
+
+    def _label(self, storage: torch.UntypedStorage, *, is_input: bool) -> None:
+        if storage._cdata in self._labels:
+            return
+        self._alive.append(storage)
+        if is_input:
+            self._labels[storage._cdata] = INPUT
+        else:
+            scope = self._scope[-1]
+            self._labels[storage._cdata] = (scope, self._made[scope])
+            self._made[scope] += 1
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]

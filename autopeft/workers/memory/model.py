@@ -54,7 +54,7 @@ class MemoryModel:
 
     * the top layer, end of forward and start of backward: all distinct storages that autograd
       saved, loss included, and the transient tensors of a layer that gradients flow through.
-      What is saved is exact; the transients are measured once and taken alike for all
+      What is saved is exact; the transients are measured once a model and taken alike for all
       configurations;
     * the forward pass through frozen layers, which saves nothing: its transient tensors;
     * the optimiser step: one float32 copy of what trains, which torch's multi-tensor AdamW makes.
@@ -62,6 +62,11 @@ class MemoryModel:
     Not counted: what an allocator rounds up or keeps, kernel workspaces, the device's own
     context, the batch itself. Batches are taken as full and padded to ``tokens``; dropout is on.
     Deterministic; models of the meta device are built on first use and hold no memory.
+
+    Against a count of every live tensor of a step of MiniLM (32 x 128 tokens, 14 configurations
+    of LoRA, DoRA, IA3 and prefix tuning) the total is within 5.3 % with the kernels of the CPU,
+    within 2 % where more than a few top layers carry LoRA; with those of CUDA within 5.1 % but
+    for one (LoRA on the last feed-forward layer alone: 13 % too much).
     """
 
     def __init__(

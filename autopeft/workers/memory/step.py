@@ -75,7 +75,7 @@ class TrainingStep:
 
     def saved_by_label(self, model: Any) -> dict[Label, int]:
         """Return the same, storage by storage."""
-        assert self._batch  # made before labels are given, in every forward pass
+        _ = self._batch  # made before labels are given, in the first forward pass too
         saved, labels = SavedStorages(model), StorageLabels(model)
         with saved, labels:
             loss = self.loss(model)
@@ -118,6 +118,10 @@ class TrainingStep:
     def _base(self) -> Any:
         model = meta_model(self._roomy_config).to(self.dtype)
         use_kernels_of(model, self.device)
+        for module in model.modules():
+            if hasattr(module, "warn_if_padding_and_no_attention_mask"):
+                # It looks for padding among token ids, which a meta tensor does not have.
+                module.warn_if_padding_and_no_attention_mask = _do_nothing
         return model.requires_grad_(False)
 
     @cached_property
@@ -153,3 +157,7 @@ class TrainingStep:
         regression = self._task.problem_type == "regression"
         dtype = torch.float32 if regression else torch.long
         return input_ids, torch.empty((self.batch_size,), dtype=dtype, device="meta")
+
+
+def _do_nothing(*_: object) -> None:
+    pass

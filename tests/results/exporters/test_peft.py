@@ -304,8 +304,8 @@ def test_refuses_a_leaking_tokenizer(copied: ExportRequest, tmp_path: Path) -> N
 def test_refuses_a_path_into_the_home_folder(
     copied: ExportRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HOME", "/home/someone")
-    edit(copied.checkpoint / "adapter" / "adapter_config.json", note="/home/someone/models")
+    monkeypatch.setenv("HOME", "/home/me/someone")
+    edit(copied.checkpoint / "adapter" / "adapter_config.json", note="/home/me/someone/models")
     refuses(copied, tmp_path / "out", "would carry a path of this machine")
 
 

@@ -252,7 +252,12 @@ class _Costs:
         self._shape = shape
         self._space = space
         self._memory: MemoryModel = MemoryModel(
-            config, shape, batch_size=spec.training.batch_size, tokens=tokens, task=task
+            config,
+            shape,
+            batch_size=spec.training.batch_size,
+            tokens=tokens,
+            task=task,
+            device="cuda" if spec.workers.gpus else "cpu",
         )
 
     def predict(self, configurations: Sequence[Configuration]) -> list[Costs]:

@@ -27,7 +27,7 @@ MIN_MEASURED = 3
 #: Comparators that make a judgement; where fewer were observed, the surrogate supplies the rest.
 ENOUGH_COMPARATORS = 6
 #: A trial whose probability of reaching the front is below this waits.
-MIN_CHANCE = 0.15
+MIN_CHANCE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

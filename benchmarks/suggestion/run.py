@@ -261,7 +261,8 @@ def main() -> None:
         }
         rows.append(row)
         print(json.dumps(row))
-    arguments.output.write_text(json.dumps({"hardware": machine, "rows": rows}, indent=2) + "\n")
+        found = {"hardware": machine, "rows": rows}
+        arguments.output.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -117,6 +117,7 @@ class TrainingStep:
     @cached_property
     def _base(self) -> Any:
         model = meta_model(self._roomy_config).to(self.dtype)
+        model.name_or_path = self.shape.name
         use_kernels_of(model, self.device)
         for module in model.modules():
             if hasattr(module, "warn_if_padding_and_no_attention_mask"):

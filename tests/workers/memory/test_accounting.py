@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from autopeft.workers.memory.accounting import (
     INPUT,
@@ -95,6 +96,18 @@ def test_labels_do_not_depend_on_what_trains() -> None:
     assert everything == {INPUT, ("1", 0)}
     assert only_last == {("1", 0)}
     assert only_last | only_first == everything
+
+
+def test_addresses_of_storages_made_elsewhere_are_not_taken_over() -> None:
+    model = nn.Linear(3, 3, device="meta")
+    with StorageLabels(model) as storages, torch.no_grad():
+        for _ in range(50):
+            with _disable_current_modes():
+                foreign = torch.zeros(3, 3, device="meta")
+            made = foreign + 1.0
+            address = made.untyped_storage()._cdata
+            assert storages.of({address: 36}) != {INPUT: 36}
+            del foreign, made
 
 
 def test_labelling_leaves_no_hook_behind() -> None:

@@ -17,6 +17,14 @@ from autopeft.workers.memory.ledger import LayeredLedger
 from autopeft.workers.memory.sizes import NotAffineError, SizeTable, knob_values
 from tests.workers.memory.test_probe import CASES, configuration, lora
 
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 40,
+}
+
 
 @pytest.mark.parametrize("name", ["lora", "dora", "ia3", "beft", "prefix"])
 def test_each_method_adds_up_from_few_passes(memory: MemoryModel, name: str) -> None:
@@ -116,3 +124,50 @@ def test_setting_that_is_not_affine_gets_a_ledger_for_each_value(
     assert all(isinstance(ledger, LayeredLedger) for ledger in memory._ledgers.values())
     probed = [memory.probe(one).total_bytes for one in chosen]
     np.testing.assert_allclose(predicted, probed, rtol=0.001)
+
+
+def test_prefix_lengths_share_a_ledger(config: Any, memory_of: Callable[..., MemoryModel]) -> None:
+    memory = memory_of(config)
+    lengths = (1, 2, 16, 64)
+    chosen = [configuration(Module.of("prefix", (0, 1, 2, 3), prefix_length=n)) for n in lengths]
+    predicted = memory.predict(chosen)
+    assert len(memory._ledgers) == 1
+    assert predicted.tolist() == [memory.probe(one).total_bytes for one in chosen]
+
+
+def roberta() -> Any:
+    from transformers import RobertaConfig
+
+    return RobertaConfig(**SIZES, vocab_size=50)
+
+
+def distilbert() -> Any:
+    from transformers import DistilBertConfig
+
+    return DistilBertConfig(dim=32, n_layers=3, n_heads=4, hidden_dim=64, vocab_size=50)
+
+
+def electra() -> Any:
+    from transformers import ElectraConfig
+
+    return ElectraConfig(**SIZES, vocab_size=50, embedding_size=16)
+
+
+def deberta() -> Any:
+    from transformers import DebertaV2Config
+
+    return DebertaV2Config(
+        **SIZES, vocab_size=50, relative_attention=True, pos_att_type=["p2c"], position_buckets=4
+    )
+
+
+@pytest.mark.parametrize("make", [roberta, distilbert, electra, deberta])
+def test_other_encoders_add_up(
+    make: Callable[[], Any], memory_of: Callable[..., MemoryModel]
+) -> None:
+    config = make()
+    config.num_labels = 3
+    memory = memory_of(config)
+    chosen = configuration(lora((1, 2), sites=("q", "v", "ffn_in")))
+    assert memory.predict([chosen])[0] == pytest.approx(memory.probe(chosen).total_bytes, rel=0.01)
+    assert None not in memory._ledgers.values()

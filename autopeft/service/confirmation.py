@@ -27,6 +27,7 @@ from autopeft.service.driver import begin_run, create_executor
 from autopeft.service.job_spec import JobSpec
 from autopeft.service.jobs import JobFolder, open_job
 from autopeft.service.observer import Observer
+from autopeft.workers.openmp import share_cores
 
 if TYPE_CHECKING:
     from autopeft.service.preparation import Workbench
@@ -138,6 +139,7 @@ def confirm_job(
     seeds = tuple(spec.seed + 1 + i for i in range(num_seeds))
 
     observer.on_phase("loading libraries")
+    share_cores()
     from autopeft.service.preparation import prepare
     from autopeft.workers.tasks.base import TASKS
 

@@ -42,6 +42,7 @@ from autopeft.results.store import Store
 from autopeft.service.job_spec import JobSpec
 from autopeft.service.jobs import JobFolder, recorded_versions
 from autopeft.service.observer import Observer
+from autopeft.workers.openmp import share_cores
 
 if TYPE_CHECKING:
     from autopeft.proposers.base import Proposer
@@ -127,6 +128,7 @@ def _work(spec: JobSpec, paths: JobFolder, store: Store, run: str, observer: Obs
     """Prepare, then drive until the budget is spent."""
     started = time.monotonic()
     observer.on_phase("loading libraries")
+    share_cores()
     from autopeft.service.preparation import prepare
 
     log = job_log.fold(store.read())

@@ -140,7 +140,7 @@ def test_expected_gain_equals_monte_carlo(k: int, m: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize("k", [1, 6, 15])
-def test_noisy_average_equals_botorch(k: int) -> None:
+def test_expected_gain_equals_botorch(k: int) -> None:
     """BoTorch maximises everything, so costs enter as deterministic negative objectives."""
     generator = np.random.default_rng(k)
     scores, costs = random_front(k, 2, seed=2 * k)

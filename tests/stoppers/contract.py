@@ -121,18 +121,6 @@ class StopperContract:
         assert promoted == stopper.promote(states[::-1])
         assert promoted is None or promoted[0] in paused
 
-    def test_what_was_just_paused_is_not_promoted_at_once(
-        self, landscape: Landscape, stopper: Stopper
-    ) -> None:
-        *others, last = crowd(landscape, stopper.next_rung(0), n=15)
-        others = [s for s in others if s.status is not TrialStatus.PAUSED]
-        for status in (TrialStatus.RUNNING, TrialStatus.PAUSED):
-            state = replace(last, status=status, curve=last.curve[:1])
-            decision = stopper.decide(state, others)
-            if decision.action is Action.PAUSE:
-                paused = replace(state, status=TrialStatus.PAUSED)
-                assert stopper.promote([*others, paused]) is None
-
     @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
     def test_an_unfinite_score_raises_nothing(
         self, landscape: Landscape, stopper: Stopper, score: float

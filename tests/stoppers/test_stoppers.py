@@ -63,6 +63,9 @@ class TestHalving(StopperContract):
         decision = build(self.name, landscape).decide(state, others)
         assert decision.action is Action.PAUSE
         assert "100% of 8 trials that cost no more are better" in decision.reason
+        # Asked again at once, nothing has changed.
+        paused = replace(state, status=TrialStatus.PAUSED)
+        assert build(self.name, landscape).promote([*others, paused]) is None
 
     def test_a_promoted_trial_is_one_that_now_leads(self, landscape: Landscape) -> None:
         stopper = build(self.name, landscape)
@@ -183,9 +186,10 @@ def test_a_third_is_stopped_and_the_front_survives(workers: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
-def test_whole_jobs_stop_a_third_and_keep_the_front(seed: int) -> None:
+def test_whole_jobs_stop_a_quarter_and_keep_the_front(seed: int) -> None:
     landscape = default_landscape(seed)
     job = run_job(landscape, proposer="mobo", stopper="halving", seed=seed)
+    # How many are worth stopping depends on how good the proposals are; a third is usual.
     assert job.share_stopped >= 1 / 4
     assert completed_share_of_true_front(landscape, job.states) >= 0.7
 

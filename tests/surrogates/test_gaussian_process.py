@@ -1,4 +1,4 @@
-"""The Gaussian process against definitions, finite differences and GPyTorch's kernel formula."""
+"""The Gaussian process against its definition, entry by entry, and finite differences."""
 
 from __future__ import annotations
 

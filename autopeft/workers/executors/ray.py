@@ -12,6 +12,7 @@ from autopeft.errors import AutopeftError, WorkerError
 from autopeft.records import FailureKind, Segment, SegmentEvent, SegmentFailed
 from autopeft.workers.dataset import TokenizedSplit
 from autopeft.workers.executors.base import EXECUTORS, Executor
+from autopeft.workers.openmp import ENVIRONMENT, share_cores
 from autopeft.workers.settings import WorkerSettings, WorkersSettings
 from autopeft.workers.worker import Worker, WorkerPlan
 
@@ -162,6 +163,8 @@ class RayExecutor(Executor):
             num_gpus=self._workers.gpus,
             max_restarts=0,
             max_task_retries=0,
+            # Processes started here inherit it; on a cluster that was joined it must be sent.
+            runtime_env={"env_vars": ENVIRONMENT} if self._workers.address else None,
         )(_RayWorker)
         actor = actor_class.remote()
         device = "cuda" if self._workers.gpus > 0 else "cpu"
@@ -216,6 +219,9 @@ def _ray() -> Any:
     """Import Ray at the point of use: no usage reports, no messages beside our events."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Workers do the job's main work: by default Ray gives way to everything else on the machine.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    share_cores()
     if "ray" not in sys.modules:
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", _SILENCED)
     import ray

@@ -55,11 +55,11 @@ def state_of(
 
 #: A job in which everything happens that can.
 FATES: tuple[tuple[TrialStatus, tuple[int, ...]], ...] = (
-    (TrialStatus.COMPLETED, (16, 48, 96)),
+    (TrialStatus.COMPLETED, (24, 48, 96)),
     (TrialStatus.STOPPED, (16,)),
-    (TrialStatus.COMPLETED, (16, 48, 96)),
+    (TrialStatus.COMPLETED, (24, 48, 96)),
     (TrialStatus.DIVERGED, ()),
-    (TrialStatus.PAUSED, (16, 48)),
+    (TrialStatus.PAUSED, (24, 48)),
     (TrialStatus.COMPLETED, (96,)),
     (TrialStatus.INFEASIBLE, ()),
     (TrialStatus.RUNNING, (16,)),

@@ -31,7 +31,7 @@ def a_job(landscape: Landscape) -> list[TrialState]:
     states = []
     for number, proposal in enumerate(proposals):
         status: TrialStatus = TrialStatus.COMPLETED
-        steps: tuple[int, ...] = (16, 48, 96)
+        steps: tuple[int, ...] = (24, 48, 96)
         if number in (4, 6):
             status, steps = TrialStatus.RUNNING, (16,)
         if number == len(proposals) - 1:

@@ -43,7 +43,7 @@ class TestHalving(StopperContract):
     def test_rungs(self, landscape: Landscape) -> None:
         stopper = build(self.name, landscape)
         assert isinstance(stopper, HalvingStopper)
-        assert stopper.rungs == (16, 48, 96)
+        assert stopper.rungs == (24, 48, 96)
 
     def test_the_first_few_go_on_unjudged(self, landscape: Landscape) -> None:
         members = cheap_to_dear(landscape)

@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     token = failures.job_folder.set(None)
     try:
-        app([word for word in arguments if word != "--debug"], prog_name="autopeft")
+        with failures.plain_warnings():
+            app([word for word in arguments if word != "--debug"], prog_name="autopeft")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except AutopeftError as error:

@@ -18,8 +18,12 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -65,6 +69,24 @@ def say(label: str, text: str, *, colour: str) -> None:
 def warn(text: str) -> None:
     """Print a warning to stderr."""
     say("warning", text, colour=typer.colors.YELLOW)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Print our own warnings as :func:`warn` does, without the line of code they come from."""
+    show = warnings.showwarning
+
+    def show_plainly(message: Any, category: Any, *where: Any, **options: Any) -> None:
+        if str(category.__module__).partition(".")[0] == "autopeft":
+            warn(str(message))
+        else:
+            show(message, category, *where, **options)
+
+    warnings.showwarning = show_plainly
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
 
 
 def _write_report(error: Exception) -> Path:

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 import autopeft
-from autopeft.cli import doctor, main, running
+from autopeft.cli import doctor, failures, main, running
 from autopeft.cli.app import app
 from autopeft.errors import ExportError
 from autopeft.results.job_log import JobLog
@@ -26,6 +27,7 @@ from autopeft.service.job_schema import schema_text
 from autopeft.service.job_spec import JobSpec
 from autopeft.service.jobs import open_job
 from autopeft.service.observer import Observer
+from autopeft.workers.data.table import DataWarning
 from tests.cli.running import run_command
 from tests.results.jobs import example_job
 
@@ -382,3 +384,11 @@ def test_an_error_prints_its_hint(
     outcome = run_command(capsys, "show", "run")
     assert outcome.code == 2
     assert outcome.stderr == "error: it does not go\nhint: try this\n"
+
+
+def test_our_own_warnings_are_told_plainly(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings(), failures.plain_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("3 rows with an empty text are left out", DataWarning, stacklevel=1)
+
+    assert capsys.readouterr().err == "warning: 3 rows with an empty text are left out\n"

@@ -18,6 +18,7 @@ from autopeft.workers.tasks.metric_names import METRICS_BY_TASK
 if TYPE_CHECKING:
     from autopeft.proposers.base import CostFunction
     from autopeft.search_spaces.configuration import Configuration
+    from autopeft.workers.dataset import TokenizedData
     from autopeft.workers.memory import MemoryModel
     from autopeft.workers.worker import WorkerPlan
 
@@ -129,27 +130,17 @@ def prepare(
     config = load_config(source, encoding.num_outputs, encoding.id2label, task_name)
     shape = model_shape(source, config)
     space = load_space(spec.space, shape, base=spec.base)
+
     on_phase("tokenising")
     data = tokenize(
         splits, encoding, load_tokenizer(source), spec.training.max_tokens, score_on=score_on
     )
-    if len(data.train) < spec.training.batch_size:
-        raise DataError(
-            f"the training split has {len(data.train)} rows, fewer than one batch of "
-            f"{spec.training.batch_size}",
-            hint="lower training.batch_size, or give more training rows",
-        )
-    tokens = _padded(int(data.train.lengths.max()))
-    longest = max(tokens, _padded(int(data.validation.lengths.max())))
-    _check_positions(space, config, longest, spec.training.max_tokens)
+    tokens = _longest_batch(data, spec, space, config)
 
     on_phase("predicting memory")
     costs = _Costs(spec, shape, space, config, tokens, task_name)
     if scale is None:
-        ends = (
-            task.chance_score(encoding, metric),
-            task.ideal_score(metric),
-        )
+        ends = (task.chance_score(encoding, metric), task.ideal_score(metric))
         scale = _find_scale(space, costs, metric, cost_names, ends, seed=spec.seed)
     prepared = Prepared(
         shape=shape,
@@ -181,21 +172,33 @@ def _padded(num_tokens: int) -> int:
     return -(-num_tokens // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
 
 
-def _check_positions(space: SearchSpace, config: Any, longest: int, max_tokens: int) -> None:
-    """Make sure that the longest batch, and a prefix before it, find positions in the model."""
+def _longest_batch(data: TokenizedData, spec: JobSpec, space: SearchSpace, config: Any) -> int:
+    """Return the tokens of the longest training batch, once data, model and space fit together.
+
+    There must be rows for one batch, and positions in the model for the longest batch with the
+    longest prefix before it.
+    """
+    batch_size = spec.training.batch_size
+    if len(data.train) < batch_size:
+        raise DataError(
+            f"the training split has {len(data.train)} rows, fewer than one batch of {batch_size}",
+            hint="lower training.batch_size, or give more training rows",
+        )
+    tokens = _padded(int(data.train.lengths.max()))
+    longest = max(tokens, _padded(int(data.validation.lengths.max())))
     max_positions = getattr(config, "max_position_embeddings", None)
     if max_positions is None:
-        return
-    if longest > max_positions:
+        return tokens
+    room = max_positions - longest
+    if room < 0:
         raise InvalidJobError(
-            f"training.max_tokens is {max_tokens} and the longest batch has {longest} tokens, "
-            f"but {space.shape.name} takes at most {max_positions}",
+            f"training.max_tokens is {spec.training.max_tokens} and the longest batch has "
+            f"{longest} tokens, but {space.shape.name} takes at most {max_positions}",
             hint=f"set training.max_tokens to {max_positions // TOKEN_MULTIPLE * TOKEN_MULTIPLE} "
             "or less",
         )
     for part in space.parts.values():
         lengths = part.domains.get("prefix_length")
-        room = max_positions - longest
         if isinstance(lengths, ValueDomain) and max(lengths.values) > room:
             raise InvalidJobError(
                 f"{space.shape.name} takes at most {max_positions} tokens: with batches of up to "
@@ -203,6 +206,7 @@ def _check_positions(space: SearchSpace, config: Any, longest: int, max_tokens: 
                 f"{max(lengths.values)}",
                 hint="lower training.max_tokens, or restrict prefix_length in the space",
             )
+    return tokens
 
 
 def split_objectives(objectives: Sequence[str] | None, task: str) -> tuple[str, tuple[str, ...]]:

@@ -103,6 +103,8 @@ class ModelShape:
         num_base_parameters: Parameters of the frozen base model, task head excluded.
         num_head_parameters: Parameters of the task head, which always trains.
         head_paths: Module paths of the task head, e.g. ``("classifier",)``.
+        num_free_positions: Positions that the job's longest batch leaves for prompt tokens;
+            None where the model or the caller sets no limit.
     """
 
     name: str
@@ -116,6 +118,7 @@ class ModelShape:
     num_base_parameters: int
     num_head_parameters: int
     head_paths: tuple[str, ...]
+    num_free_positions: int | None = None
 
     def site(self, name: str) -> SiteShape:
         """Return the site called ``name``; KeyError where the model has none."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from autopeft.errors import DataError, InvalidJobError
 from autopeft.naming import did_you_mean
 from autopeft.records import COST_NAMES, Costs, ModelShape
 from autopeft.results.front import ObjectiveScale
-from autopeft.search_spaces.domains import ValueDomain
 from autopeft.search_spaces.space import SearchSpace, load_space
 from autopeft.service.job_spec import JobSpec
 from autopeft.workers.tasks.metric_names import METRICS_BY_TASK
@@ -129,13 +128,14 @@ def prepare(
     source = resolve_model(spec.model, base=spec.base)
     config = load_config(source, encoding.num_outputs, encoding.id2label, task_name)
     shape = model_shape(source, config)
-    space = load_space(spec.space, shape, base=spec.base)
 
     on_phase("tokenising")
     data = tokenize(
         splits, encoding, load_tokenizer(source), spec.training.max_tokens, score_on=score_on
     )
-    tokens = _longest_batch(data, spec, space, config)
+    tokens, num_free_positions = _longest_batch(data, spec, config)
+    shape = replace(shape, num_free_positions=num_free_positions)
+    space = load_space(spec.space, shape, base=spec.base)
 
     on_phase("predicting memory")
     costs = _Costs(spec, shape, space, config, tokens, task_name)
@@ -172,11 +172,12 @@ def _padded(num_tokens: int) -> int:
     return -(-num_tokens // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
 
 
-def _longest_batch(data: TokenizedData, spec: JobSpec, space: SearchSpace, config: Any) -> int:
-    """Return the tokens of the longest training batch, once data, model and space fit together.
+def _longest_batch(data: TokenizedData, spec: JobSpec, config: Any) -> tuple[int, int | None]:
+    """Return the tokens of the longest training batch, and the positions any batch leaves free.
 
-    There must be rows for one batch, and positions in the model for the longest batch with the
-    longest prefix before it.
+    Raises:
+        DataError: there are not enough rows for one batch.
+        InvalidJobError: the longest batch finds no positions in the model.
     """
     batch_size = spec.training.batch_size
     if len(data.train) < batch_size:
@@ -188,25 +189,15 @@ def _longest_batch(data: TokenizedData, spec: JobSpec, space: SearchSpace, confi
     longest = max(tokens, _padded(int(data.validation.lengths.max())))
     max_positions = getattr(config, "max_position_embeddings", None)
     if max_positions is None:
-        return tokens
-    room = max_positions - longest
-    if room < 0:
+        return tokens, None
+    if longest > max_positions:
         raise InvalidJobError(
             f"training.max_tokens is {spec.training.max_tokens} and the longest batch has "
-            f"{longest} tokens, but {space.shape.name} takes at most {max_positions}",
+            f"{longest} tokens, but the model takes at most {max_positions}",
             hint=f"set training.max_tokens to {max_positions // TOKEN_MULTIPLE * TOKEN_MULTIPLE} "
             "or less",
         )
-    for part in space.parts.values():
-        lengths = part.domains.get("prefix_length")
-        if isinstance(lengths, ValueDomain) and max(lengths.values) > room:
-            raise InvalidJobError(
-                f"{space.shape.name} takes at most {max_positions} tokens: with batches of up to "
-                f"{longest} there is room for a prefix of {room}, the space has "
-                f"{max(lengths.values)}",
-                hint="lower training.max_tokens, or restrict prefix_length in the space",
-            )
-    return tokens
+    return tokens, max_positions - longest
 
 
 def split_objectives(objectives: Sequence[str] | None, task: str) -> tuple[str, tuple[str, ...]]:

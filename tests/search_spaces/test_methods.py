@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -245,3 +246,17 @@ class TestAvailability:
 
     def test_all_methods_are_there_on_bert(self) -> None:
         assert [get_method(name).unavailable(bert_shape()) for name in METHOD_NAMES] == [None] * 4
+
+
+@pytest.mark.parametrize(("free", "longest"), [(None, 64), (100, 64), (20, 16), (0, None)])
+def test_prefix_is_no_longer_than_the_positions_left(free: int | None, longest: int | None) -> None:
+    shape = replace(bert_shape(), num_free_positions=free)
+    space = load_space("default", shape)
+
+    if longest is None:
+        assert "prefix" not in space.methods
+        assert any("positions" in note for note in space.notes)
+    else:
+        drawn = space.sample(400, np.random.default_rng(0))
+        lengths = {c.modules[0]["prefix_length"] for c in drawn if c.methods == ("prefix",)}
+        assert max(map(int, map(str, lengths))) == longest

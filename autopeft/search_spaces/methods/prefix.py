@@ -40,12 +40,12 @@ class Prefix(Method):
     learning_rate = LearningRateRange(low=1e-3, default=1e-2, high=1e-1)
 
     def dimensions(self, shape: ModelShape) -> tuple[Dimension, ...]:
-        """Return the prefix length."""
+        """Return the prefix length, as far as the model has positions left for it."""
         return (
             Dimension(
                 name="prefix_length",
                 kind="ordinal",
-                values=PREFIX_LENGTHS,
+                values=_fitting(shape),
                 default=16,
                 help="Virtual tokens in front of the text, in every layer.",
             ),
@@ -73,4 +73,15 @@ class Prefix(Method):
         """Refuse models that cannot take keys and values from outside."""
         if shape.model_type in WITHOUT_PAST_KEY_VALUES:
             return f"{shape.model_type} of transformers takes no past_key_values"
+        if not _fitting(shape):
+            return (
+                f"the longest batch leaves {shape.num_free_positions} of the model's positions, "
+                f"the shortest prefix takes {PREFIX_LENGTHS[0]}"
+            )
         return None
+
+
+def _fitting(shape: ModelShape) -> tuple[int, ...]:
+    """Return the lengths for which there are positions: a prefix is counted among them."""
+    free = shape.num_free_positions
+    return tuple(length for length in PREFIX_LENGTHS if free is None or length <= free)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from autopeft.proposers.acquisition import Acquisition
 from autopeft.proposers.base import PROPOSERS, Proposer
 from autopeft.proposers.unseen import next_sobol
 from autopeft.records import Costs, Proposal, Trial, TrialState, TrialStatus
+from autopeft.results.front import ObjectiveScale
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.surrogates.curves import BROKEN, CurveModel
 from autopeft.surrogates.threads import one_blas_thread
@@ -26,6 +28,10 @@ NUM_KEPT, NUM_NEIGHBOURS, NUM_ROUNDS = 8, 12, 3
 NUM_BEST = 6
 
 
+#: Origin of the proposals that improve the score alone.
+SCORE = "mobo:score"
+
+
 @PROPOSERS.register("mobo")
 class MoboProposer(Proposer):
     """Propose what is expected to enlarge the hypervolume of the front the most.
@@ -34,6 +40,12 @@ class MoboProposer(Proposer):
     of a pool (samples of the space, mutants of the front and of the best trials, refined by a
     local search) with the largest noisy expected hypervolume improvement; costs are known, so it
     has a closed form, see :mod:`autopeft.proposers.expected_hypervolume_improvement`.
+
+    Every other proposal of the model improves the score alone, whatever it costs (then the
+    expected hypervolume improvement is the expected improvement over the best score). With
+    costs as logarithms most of the volume lies at the cheap end, and there hypervolume alone
+    spent all 14 proposals of a search on sst2 on at most 10 thousand parameters; the
+    end of the front that people ask for first was left to the portfolio.
 
     Asking for n at once equals asking n times, each proposal pending when the next is chosen.
     """
@@ -63,19 +75,26 @@ class MoboProposer(Proposer):
         k = len(states)
         measured = [s for s in states.values() if np.isfinite(s.score) and s.status not in BROKEN]
         if k >= len(portfolio) + NUM_SOBOL and len(measured) >= MIN_MEASURED:
-            configuration = self._by_model([states[i] for i in sorted(states)], k)
+            scale, origin = (self.scale, "mobo") if k % 2 == 0 else (self._score_alone(), SCORE)
+            configuration = self._by_model([states[i] for i in sorted(states)], k, scale)
             if configuration is not None:
-                return Proposal(configuration=configuration, origin="mobo")
+                return Proposal(configuration=configuration, origin=origin)
         configuration = next_sobol(self.space, k, known, seed=self.seed)
         return (
             None if configuration is None else Proposal(configuration=configuration, origin="sobol")
         )
 
-    def _by_model(self, states: Sequence[TrialState], k: int) -> Configuration | None:
+    def _score_alone(self) -> ObjectiveScale:
+        """Return the job's scale without its costs."""
+        return replace(self.scale, cost_names=(), cost_ideal=(), cost_reference=())
+
+    def _by_model(
+        self, states: Sequence[TrialState], k: int, scale: ObjectiveScale
+    ) -> Configuration | None:
         """Return the best new member of the pool; None where all of it is known."""
         generator = self.generator(k)
         model = CurveModel(self.space, states, max_steps=self.max_steps)
-        acquisition = Acquisition(model, states, self.scale, generator)
+        acquisition = Acquisition(model, states, scale, generator)
         parents = acquisition.front() + _best(model, states)
         pool = Pool(self, acquisition, (state.trial.configuration for state in states))
         pool.add(self.space.sample(NUM_SAMPLES, generator))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ class TestLoraSweep(ProposerContract):
 
 class TestMobo(ProposerContract):
     name = "mobo"
-    origins = frozenset({"portfolio", "portfolio:lora-sweep", "sobol", "mobo"})
+    origins = frozenset({"portfolio", "portfolio:lora-sweep", "sobol", "mobo", "mobo:score"})
 
     def test_portfolio_then_sobol_then_model(self, landscape: Landscape) -> None:
         proposer = build(self.name, landscape)
@@ -65,6 +66,18 @@ class TestMobo(ProposerContract):
         assert proposals[: len(portfolio)] == portfolio
         assert {p.origin for p in proposals[len(portfolio) : first]} == {"sobol"}
         assert proposals[first].origin == "mobo"
+
+    def test_every_other_proposal_is_for_the_score_whatever_it_costs(
+        self, landscape: Landscape
+    ) -> None:
+        proposer = build(self.name, landscape)
+        by_model = [p for p in play(proposer, landscape, 22) if p.origin.startswith("mobo")]
+        sizes: dict[str, list[int]] = {"mobo": [], "mobo:score": []}
+        for proposal, origin in zip(by_model, cycle(sizes), strict=False):
+            assert proposal.origin == origin
+            num_parameters = landscape.space.num_adapter_parameters(proposal.configuration)
+            sizes[origin].append(num_parameters)
+        assert np.median(sizes["mobo:score"]) > 2 * np.median(sizes["mobo"])
 
     def test_failures_are_avoided(self, landscape: Landscape) -> None:
         """Where every prefix trial diverged and the others are mediocre, prefix is left alone."""

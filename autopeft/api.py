@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autopeft.errors import JobFolderError
+from autopeft.errors import InvalidJobError, JobFolderError
 from autopeft.results.job_log import JobLog
 from autopeft.service.jobs import open_job
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+    from autopeft.service.confirmation import Confirmation
     from autopeft.service.exports import ExportReport
     from autopeft.service.observer import Observer
 
@@ -103,6 +104,31 @@ class Job:
 
         return export_trial(self.folder, pick=str(pick), tool=tool, target=Path(target))
 
+    def confirm(
+        self, *, pick: str | int = "best", against: str | Path | None = None, num_seeds: int = 3
+    ) -> Confirmation:
+        """Retrain the winner and the best tuned LoRA, and compare them on the test split.
+
+        Args:
+            pick: ``best``, ``knee``, ``smallest`` or a trial's number.
+            against: A job of the proposer ``lora-sweep`` on the same data; this job's own
+                LoRA-sweep trials where None.
+            num_seeds: Retrainings of each.
+
+        Raises:
+            JobFolderError: there is nothing to compare, or the jobs differ in data or training.
+        """
+        from autopeft.service.confirmation import confirm_job
+        from autopeft.service.observer import SilentObserver
+
+        return confirm_job(
+            self.folder,
+            which=str(pick),
+            against=None if against is None else Path(against),
+            num_seeds=num_seeds,
+            observer=SilentObserver(),
+        )
+
 
 def open(folder: str | Path) -> Job:
     """Open a job's folder.
@@ -142,6 +168,11 @@ def search(
     values = {key.replace("__", "."): value for key, value in overrides.items()}
     if output is not None:
         values["output"] = str(output)
+    if not isinstance(job, str | Path | Mapping):
+        raise InvalidJobError(
+            f"a job is the path of a job file or a mapping, got {type(job).__name__}",
+            hint='autopeft.search("job.yaml"), or autopeft.search({"model": ..., "data": ...})',
+        )
     if isinstance(job, Mapping):
         spec = parse_job(job, base=Path.cwd(), overrides=values)
     else:

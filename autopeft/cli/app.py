@@ -120,7 +120,7 @@ def search(
         str | None, typer.Option(metavar="P", help="What to try next: mobo, random, lora-sweep.")
     ] = None,
     stopper: Annotated[
-        str | None, typer.Option(metavar="S", help="What to end early: halving, ...")
+        str | None, typer.Option(metavar="S", help="What to end early: halving or none.")
     ] = None,
     executor: Annotated[
         str | None, typer.Option(metavar="E", help="Where trials run: ray or inline.")

@@ -44,12 +44,14 @@ def confirm(folder: Path, *, pick: str, against: Path | None, num_seeds: int, fo
 
 def _print(result: Confirmation, console: Console) -> None:
     table = Table(title=f"Test split, {result.num_test_rows} rows, never seen in the search")
-    for title in ("", "trial", f"mean {result.metric}", "by seed", "parameters", "memory"):
+    titles = ("", "trial", "in the search", f"test {result.metric}", "by seed", "size", "memory")
+    for title in titles:
         table.add_column(title, justify="left" if title in ("", "by seed") else "right")
-    table.add_column("configuration", overflow="fold")
     for role, finalist in (("winner", result.winner), ("tuned LoRA", result.baseline)):
         table.add_row(role, *_cells(finalist))
     console.print(table)
+    for role, finalist in (("winner", result.winner), ("tuned LoRA", result.baseline)):
+        console.print(f"{role}: {finalist.state.trial.configuration}", highlight=False)
     low, high = result.interval
     console.print(
         f"Difference: {result.difference:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}] "
@@ -62,9 +64,9 @@ def _cells(finalist: Finalist) -> list[str]:
     costs = finalist.state.trial.costs
     return [
         str(finalist.state.trial.number),
+        f"{finalist.state.score:.4f}",
         f"{finalist.mean:.4f}",
         " ".join(f"{value:.4f}" for value in finalist.metric_values),
         count_text(costs.num_trainable_parameters),
         bytes_text(costs.train_memory_bytes),
-        str(finalist.state.trial.configuration),
     ]

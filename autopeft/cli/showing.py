@@ -27,6 +27,15 @@ def show(folder: Path, format_: str) -> None:
         print_job(log, Console())
 
 
+def _unfinished(log: JobLog) -> str:
+    limits = {**(log.spec or {}).get("budget", {}), **log.budget}
+    of = f" of {limits['trials']:g}" if limits.get("trials") else ""
+    return (
+        f"Not finished: {len(log.states)}{of} trials begun. If no search is running, "
+        "`autopeft resume` goes on."
+    )
+
+
 def print_job(log: JobLog, console: Console) -> None:
     """Print the front as a table, how many trials became what, and how the job ended."""
     facts = summary(log)
@@ -41,5 +50,5 @@ def print_job(log: JobLog, console: Console) -> None:
     if facts["hypervolume"] is not None:
         lines.append(f"Hypervolume: {facts['hypervolume']:.4f}.")
     end = facts["end_reason"]
-    lines.append(f"Ended: {end}." if end else "Not finished.")
+    lines.append(f"Ended: {end}." if end else _unfinished(log))
     console.print("\n".join(lines), highlight=False, markup=False)

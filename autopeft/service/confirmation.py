@@ -25,7 +25,7 @@ from autopeft.results.selection import pick
 from autopeft.results.sqlite_store import SqliteStore
 from autopeft.service.driver import begin_run, create_executor
 from autopeft.service.job_spec import JobSpec
-from autopeft.service.jobs import JobFolder, open_job
+from autopeft.service.jobs import JobFolder, open_job, recorded_versions
 from autopeft.service.observer import Observer
 from autopeft.workers.openmp import share_cores
 
@@ -249,6 +249,7 @@ def _train(
             folder.add(store.append(run, kind, data, unique=unique))
             observer.on_log(folder.state, message)
 
+        record("job", {"spec": spec.to_json(), "versions": recorded_versions()})
         wanted = [(role, seed) for role in finalists for seed in seeds]
         numbers: dict[tuple[str, int], int] = {}
         for role, seed in wanted:

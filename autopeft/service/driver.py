@@ -22,7 +22,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autopeft.errors import JobFolderError
+from autopeft.errors import AutopeftError, InvalidJobError, JobFolderError
 from autopeft.records import (
     FailureKind,
     Proposal,
@@ -75,6 +75,12 @@ def run_job(spec: JobSpec, folder: Path, *, observer: Observer) -> JobLog:
             unique="job",
         )
         return _work(spec, paths, store, run, observer)
+    except AutopeftError:
+        # Nothing was found out and nothing is lost: leave no folder in the way of the next try.
+        if job_log.fold(store.read()).prepared is None:
+            store.close()
+            paths.remove_empty_job()
+        raise
     finally:
         store.close()
 
@@ -108,6 +114,7 @@ def resume_job(
         if not budget and log.end_reason is not None:
             return log
         spec = JobSpec.from_json(log.spec).with_budget(**{**log.budget, **(budget or {})})
+        _require_room(spec, log, budget or {})
         run = begin_run(store)
         if budget:
             store.append(run, "budget", budget)
@@ -115,6 +122,23 @@ def resume_job(
         return _work(spec, paths, store, run, observer)
     finally:
         store.close()
+
+
+def _require_room(spec: JobSpec, log: JobLog, budget: dict[str, float]) -> None:
+    """Refuse a new limit that the job has reached already."""
+    spent = {
+        "trials": (spec.budget.trials, len(log.states)),
+        "steps": (spec.budget.steps, log.total_steps),
+        "minutes": (spec.budget.minutes, log.spent_seconds / 60),
+    }
+    for name in budget:
+        limit, used = spent.get(name, (None, 0.0))
+        if limit is not None and used >= limit:
+            raise InvalidJobError(
+                f"the job has used {used:g} {name} already, a limit of {limit:g} leaves nothing "
+                "to do",
+                hint=f"give more, such as --{name} {max(2 * used, 1):g}",
+            )
 
 
 def begin_run(store: Store) -> str:
@@ -327,7 +351,12 @@ class _Driver:
             origin=proposal.origin,
             costs=self.workbench.exact_costs(proposal.configuration),
         )
-        self._record("proposal", job_log.proposal_data(trial))
+        of = "" if self.spec.budget.trials is None else f" of {self.spec.budget.trials}"
+        self._record(
+            "proposal",
+            job_log.proposal_data(trial),
+            message=f"trial {number}{of} ({trial.origin}): {trial.configuration}",
+        )
         return self._next_segment(self.log.states[number])
 
     def _next_segment(self, state: TrialState, attempt: int = 0) -> Segment:

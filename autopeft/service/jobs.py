@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -73,6 +75,16 @@ class JobFolder:
                 f"cannot create output folder {str(self.root)!r}: {error.strerror or error}",
                 hint="name a folder you may write to with --output",
             ) from error
+
+    def remove_empty_job(self) -> None:
+        """Remove the log of a job that never got to a trial, and the folder if that empties it."""
+        for path in (*self.root.glob(f"{self.log.name}*"), self.assets):
+            if path.is_file():
+                path.unlink()
+        shutil.rmtree(self.assets, ignore_errors=True)
+        for folder in (self.checkpoints, self.root):
+            with suppress(OSError):
+                folder.rmdir()
 
     def require(self) -> None:
         """Make sure a job is there.

@@ -145,7 +145,8 @@ class HalvingStopper(Stopper):
         if standing.num_comparators < 1:
             return Verdict(goes_on=True, chance=1.0, reason=f"{where}: nothing costs as little")
         chance, rival = judge.chance_of_front(state)
-        share = f"{where}: {standing.share_better:.0%} of {_among(standing)} are better"
+        share = f"{where}: {standing.share_better:.0%} of what costs no more is better"
+        share += _among(standing)
         if standing.share_better > 1 / ETA:
             return Verdict(
                 goes_on=False, chance=chance, reason=f"{share}, at most {1 / ETA:.0%} may be"
@@ -154,29 +155,29 @@ class HalvingStopper(Stopper):
             return Verdict(
                 goes_on=False,
                 chance=chance,
-                reason=f"{where}: {chance:.0%} chance of reaching the front, at least "
+                reason=f"{where}: {chance:.1%} chance of reaching the front, at least "
                 f"{MIN_CHANCE:.0%} asked; trial {rival.trial.number} costs no more and is ahead",
             )
         return Verdict(
             goes_on=True,
             chance=chance,
-            reason=f"{share} (at most {1 / ETA:.0%} may be), {chance:.0%} chance of the front",
+            reason=f"{share} (at most {1 / ETA:.0%} may be), {chance:.1%} chance of the front",
         )
 
 
 def _among(standing: Comparison) -> str:
     """Say in words whom a trial was compared with."""
     kinds = (
-        (standing.num_observed, "trials that cost no more"),
-        (round(standing.num_virtual), "untried configurations that cost no more (surrogate)"),
+        (standing.num_observed, "measured"),
+        (round(standing.num_virtual), "untried, by the surrogate"),
     )
-    return " and ".join(f"{number} {kind}" for number, kind in kinds if number)
+    return f" ({'; '.join(f'{number} {kind}' for number, kind in kinds if number)})"
 
 
 def _unjudged(state: TrialState, num_measured: int) -> Verdict:
     return Verdict(
         goes_on=True,
         chance=1.0,
-        reason=f"score {state.score:.4g} at step {state.step}: only {num_measured} other trials "
-        f"were measured there, {MIN_MEASURED} are needed to judge",
+        reason=f"score {state.score:.4g} at step {state.step}: measured there so far: "
+        f"{num_measured} other, {MIN_MEASURED} needed to judge",
     )

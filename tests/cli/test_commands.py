@@ -95,6 +95,7 @@ def test_check_says_that_a_job_is_fine(place: Path, capsys: pytest.CaptureFixtur
     assert outcome.stdout == (
         "job.yaml is fine: job, builtin:minilm on builtin:docstrings, space default, "
         "30 minutes, output runs/job\n"
+        "not checked yet: builtin:docstrings is read when the search starts\n"
     )
 
 
@@ -392,3 +393,31 @@ def test_our_own_warnings_are_told_plainly(capsys: pytest.CaptureFixture[str]) -
         warnings.warn("3 rows with an empty text are left out", DataWarning, stacklevel=1)
 
     assert capsys.readouterr().err == "warning: 3 rows with an empty text are left out\n"
+
+
+def test_check_reads_local_data_and_says_what_it_found(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": f"text {i}", "label": "yes" if i % 2 else "no"} for i in range(80)]
+    (place / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (place / "local.yaml").write_text("model: builtin:minilm\ndata: {train: rows.jsonl}\n")
+
+    outcome = run_command(capsys, "check", "local.yaml")
+
+    assert outcome.code == 0
+    assert "classification of 2 classes (no, yes) from text, label in label" in outcome.stdout
+
+
+def test_check_finds_objectives_that_do_not_fit_the_data(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": f"text {i}", "label": "yes" if i % 2 else "no"} for i in range(80)]
+    (place / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (place / "local.yaml").write_text(
+        "model: builtin:minilm\ndata: {train: rows.jsonl}\nobjectives: [pearson]\n"
+    )
+
+    outcome = run_command(capsys, "check", "local.yaml")
+
+    assert outcome.code == 2
+    assert "objectives do not fit the task 'classification'" in outcome.stderr

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from autopeft.errors import JobFolderError
+from autopeft.errors import DataError, InvalidJobError, JobFolderError
 from autopeft.records import FailureKind, TrialStatus, count_statuses
 from autopeft.results.job_log import JobLog
 from autopeft.results.sqlite_store import SqliteStore
@@ -294,3 +294,32 @@ def test_larger_budget_outlives_a_crash(job: FakeJob, tmp_path: Path) -> None:
     log = resume_job(tmp_path / "job", observer=SILENT)
 
     assert len(log.states) == 8
+
+
+def test_limit_that_is_reached_already_is_refused(job: FakeJob, tmp_path: Path) -> None:
+    run_job(make_spec(tmp_path / "job"), tmp_path / "job", observer=SILENT)
+    before = entries_of(tmp_path / "job")
+
+    with pytest.raises(InvalidJobError, match="has used 6 trials already, a limit of 3"):
+        resume_job(tmp_path / "job", observer=SILENT, budget={"trials": 3})
+
+    assert entries_of(tmp_path / "job") == before
+
+
+def test_job_that_cannot_be_prepared_leaves_no_folder_in_the_way(
+    job: FakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autopeft.service import preparation
+
+    def wrong(spec: Any, **options: Any) -> Any:
+        raise DataError("the label column is misspelt")
+
+    prepare = preparation.prepare
+    monkeypatch.setattr(preparation, "prepare", wrong)
+    with pytest.raises(DataError, match="misspelt"):
+        run_job(make_spec(tmp_path / "job"), tmp_path / "job", observer=SILENT)
+    assert not (tmp_path / "job").exists()
+
+    monkeypatch.setattr(preparation, "prepare", prepare)
+    log = run_job(make_spec(tmp_path / "job"), tmp_path / "job", observer=SILENT)
+    assert log.end_reason is not None

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from autopeft.errors import JobFolderError
 from autopeft.records import TrialStatus
 from autopeft.results.job_log import JobLog
 from autopeft.results.sqlite_store import SqliteStore
@@ -44,10 +45,16 @@ def found(log: JobLog) -> list[tuple[Any, ...]]:
     ]
 
 
+def log_of(folder: Path) -> JobLog:
+    """Return the log as it stands; empty while the driver is still making it."""
+    try:
+        return open_job(folder)
+    except JobFolderError:
+        return JobLog()
+
+
 def completed(folder: Path) -> set[int]:
-    if not JobFolder(folder).log.is_file():
-        return set()
-    log = open_job(folder)
+    log = log_of(folder)
     return {s.trial.number for s in log.trials if s.status is TrialStatus.COMPLETED}
 
 
@@ -97,9 +104,9 @@ def test_driver_killed_ten_times_measures_everything_once(tmp_path: Path, execut
 def _wait_for_growth(folder: Path, process: subprocess.Popen[bytes]) -> None:
     """Wait until the driver has recorded a new measurement."""
     deadline = time.monotonic() + 300
-    before = open_job(folder).total_steps if JobFolder(folder).log.is_file() else 0
+    before = log_of(folder).total_steps
     while time.monotonic() < deadline:
-        if JobFolder(folder).log.is_file() and open_job(folder).total_steps > before:
+        if log_of(folder).total_steps > before:
             return
         assert process.poll() is None, "the driver ended by itself"
         time.sleep(0.1)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import autopeft
-from autopeft.errors import AutopeftError, JobFolderError
+from autopeft.errors import AutopeftError, InvalidJobError, JobFolderError
 from autopeft.records import TrialStatus
 from autopeft.results.job_log import JobLog
 from autopeft.service.confirmation import confirm_job
@@ -69,7 +69,7 @@ def test_other_seed_finds_something_else(job: autopeft.Job, tmp_path: Path) -> N
 def test_same_seed_finds_the_same_in_another_process(job: autopeft.Job, tmp_path: Path) -> None:
     path = write_tiny_job(tmp_path)
     subprocess.run(
-        [sys.executable, "-m", "autopeft.cli", "search", str(path)], check=True, cwd=tmp_path
+        [sys.executable, "-m", "autopeft", "search", str(path)], check=True, cwd=tmp_path
     )
 
     assert found(autopeft.open(tmp_path / "run").log) == found(job.log)
@@ -86,6 +86,11 @@ def test_search_goes_on_with_what_is_there(job: autopeft.Job) -> None:
 def test_search_refuses_another_job_in_the_same_folder(job: autopeft.Job) -> None:
     with pytest.raises(JobFolderError, match="another job"):
         autopeft.search(job.folder.parent / "tiny.yaml", seed=7)
+
+
+def test_search_refuses_what_is_no_job() -> None:
+    with pytest.raises(InvalidJobError, match="got int"):
+        autopeft.search(3)  # type: ignore[arg-type]
 
 
 def test_what_peft_reports_is_what_the_front_says(job: autopeft.Job) -> None:
@@ -142,7 +147,7 @@ def test_confirmation_compares_on_the_test_split_and_remembers(tmp_path: Path) -
     path = write_tiny_job(tmp_path, stopper="none", proposer="lora-sweep", budget={"trials": 2})
     finished = autopeft.search(path)
 
-    first = confirm_job(finished.folder, num_seeds=2, observer=SilentObserver())
+    first = finished.confirm(num_seeds=2)
     trained = {path.name: path.stat().st_mtime_ns for path in retrainings(finished)}
     again = confirm_job(finished.folder, num_seeds=2, observer=SilentObserver())
 

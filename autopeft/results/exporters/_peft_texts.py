@@ -111,7 +111,8 @@ AutoPEFT as trial {trial["number"]}{job}.
 | optimiser steps | {trial["steps"]} |
 | seed | {trial["seed"]} |
 
-The search chose among trials by that metric, so expect a little less on new data.
+The search chose among trials by that metric, so expect less on new data; `autopeft confirm`
+measures how much.
 
 ## Load and predict
 

@@ -122,7 +122,7 @@ def _read_text(path: Path) -> str:
                 hint="name a job file, such as examples/quickstart.yaml",
             )
         text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
+    except FileNotFoundError:
         siblings = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         close = nearest(path.name, siblings)
         raise InvalidJobError(
@@ -130,7 +130,7 @@ def _read_text(path: Path) -> str:
             hint=f"did you mean {str(path.parent / close)!r}?"
             if close
             else "start from examples/quickstart.yaml",
-        ) from error
+        ) from None
     except OSError as error:
         raise InvalidJobError(
             f"cannot read job file {str(path)!r}: {error.strerror or error}"

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import (
     PeftConfig,
     PeftModel,
@@ -39,7 +40,14 @@ _TASK_TYPE = "SEQ_CLS"
 _PEFT_PREFIX = "base_model.model."
 
 
-def inject(model: Any, configuration: Configuration, shape: ModelShape, seed: int = 0) -> Any:
+def inject(
+    model: Any,
+    configuration: Configuration,
+    shape: ModelShape,
+    seed: int = 0,
+    *,
+    initial_outputs: NDArray[np.float32] | None = None,
+) -> Any:
     """Return a new model that carries the configuration over the frozen weights of ``model``.
 
     The module tree is new and the frozen storages are shared, so this costs no copy of the base,
@@ -51,6 +59,7 @@ def inject(model: Any, configuration: Configuration, shape: ModelShape, seed: in
         configuration: What to inject; without modules the head trains alone.
         shape: Shape of ``model``.
         seed: Seed of the trial.
+        initial_outputs: ``num_outputs`` values the head's last bias starts at; zeros where None.
 
     Returns:
         A ``PeftModel``, or for several methods the injected transformers model. Exactly the
@@ -60,7 +69,7 @@ def inject(model: Any, configuration: Configuration, shape: ModelShape, seed: in
         AssertionError: PEFT built something else than the search space counted.
     """
     fresh, frozen = _copy_over_frozen(model, shape)
-    initialise_head(fresh, shape, seed)
+    initialise_head(fresh, shape, seed, initial_outputs)
     if is_saved_as_parts(configuration):
         injected = inject_parts(fresh, peft_configs(configuration, shape), seed)
         intended = None
@@ -221,8 +230,15 @@ def _address(tensor: torch.Tensor) -> int:
     return tensor.data_ptr() if tensor.device.type != "meta" else 0
 
 
-def initialise_head(model: Any, shape: ModelShape, seed: int) -> None:
+def initialise_head(
+    model: Any,
+    shape: ModelShape,
+    seed: int,
+    initial_outputs: NDArray[np.float32] | None = None,
+) -> None:
     """Draw the task head from the seed: normal weights, zero biases, normalisations at identity.
+
+    The bias of the head's last layer starts at ``initial_outputs`` where they are given.
 
     The standard deviation is the config's ``initializer_range`` (0.02 where it has none), as in
     transformers. Numbers are drawn on the CPU, so that every device starts alike.
@@ -240,6 +256,15 @@ def initialise_head(model: Any, shape: ModelShape, seed: int) -> None:
                     else:
                         drawn = torch.randn(parameter.shape, generator=generator) * deviation
                         parameter.copy_(drawn)
+        if initial_outputs is not None:
+            biases = [
+                parameter
+                for path in shape.head_paths
+                for name, parameter in model.get_submodule(path).named_parameters()
+                if name.endswith("bias") and parameter.shape == initial_outputs.shape
+            ]
+            if biases:
+                biases[-1].copy_(torch.from_numpy(initial_outputs))
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:

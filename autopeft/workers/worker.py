@@ -112,7 +112,13 @@ class Worker:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
-        model = inject(self._base, trial.configuration, plan.shape, trial.seed)
+        model = inject(
+            self._base,
+            trial.configuration,
+            plan.shape,
+            trial.seed,
+            initial_outputs=self._task.initial_outputs(plan.data.train.labels),
+        )
         optimizer = make_optimizer(model, trial.configuration.learning_rate, training)
         if segment.checkpoint is not None:
             checkpoint = read_checkpoint(self._settings.checkpoints, segment.checkpoint)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +239,16 @@ def test_a_real_allocation_failure_is_recognised() -> None:
 def test_description_is_one_line() -> None:
     assert describe(RuntimeError("first\nsecond")) == "RuntimeError: first"
     assert describe(ValueError()) == "ValueError: no message"
+
+
+def test_regression_starts_from_the_mean_target(tiny_folder: Path, tmp_path: Path) -> None:
+    settings = tiny.make_settings(tiny_folder, tmp_path).model_copy(
+        update={"task": "regression", "metric": "spearman", "num_outputs": 1}
+    )
+    plan = tiny.make_plan(tiny_folder, id2label=None)
+    far = replace(plan.data.train, labels=plan.data.train.labels + 100)
+    far_plan = replace(plan, data=replace(plan.data, train=far))
+
+    measurement = done(Worker(settings, far_plan).run(tiny.first_segment(to_step=1))).measurement
+
+    assert measurement.metrics["train_loss"] < 10

@@ -89,6 +89,13 @@ class Task(ABC):
             labels: ``b`` numbers as :meth:`encode_labels` makes them.
         """
 
+    def initial_outputs(self, train_labels: NDArray[Any]) -> NDArray[np.float32] | None:
+        """Return the ``num_outputs`` outputs a fresh task head should give, as its bias.
+
+        None starts the bias at zero, which suits logits.
+        """
+        return None
+
     def chance_score(self, encoding: LabelEncoding, metric: str) -> float:
         """Return the oriented score on validation of a predictor that ignores its input."""
         labels = encoding.labels["validation"]

@@ -26,6 +26,9 @@ SCHEMA_VERSION = 1
 NUM_TRAINABLE_PARAMETERS = "num_trainable_parameters"
 NUM_ADAPTER_PARAMETERS = "num_adapter_parameters"
 TRAIN_MEMORY_BYTES = "train_memory_bytes"
+#: Origins of plain LoRA on all linear layers: what every winner is compared with.
+BASELINE_ORIGINS = frozenset({"portfolio:lora-sweep", "lora-sweep"})
+
 COST_NAMES = (NUM_TRAINABLE_PARAMETERS, NUM_ADAPTER_PARAMETERS, TRAIN_MEMORY_BYTES)
 
 

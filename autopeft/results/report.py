@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autopeft.records import (
+    BASELINE_ORIGINS,
     COST_NAMES,
     NUM_TRAINABLE_PARAMETERS,
     TRAIN_MEMORY_BYTES,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 #: Origins of trials that stand for the baseline everybody knows.
-BASELINE_ORIGINS = frozenset({"portfolio:lora-sweep", "lora-sweep"})
 
 TRIAL_COLUMNS = (
     "trial", "status", "reason", "origin", "configuration", "methods", "learning_rate", "seed",

@@ -17,7 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopeft.errors import JobFolderError, WorkerError
-from autopeft.records import Segment, SegmentFailed, Trial, TrialState, TrialStatus
+from autopeft.records import (
+    BASELINE_ORIGINS,
+    Segment,
+    SegmentFailed,
+    Trial,
+    TrialState,
+    TrialStatus,
+)
 from autopeft.results import job_log
 from autopeft.results.front import ObjectiveScale, pareto_front
 from autopeft.results.job_log import JobLog, LogFolder
@@ -216,7 +223,7 @@ def _best_plain_lora(folder: Path, winner_log: JobLog) -> TrialState:
     plain = [
         state
         for state in log.trials
-        if state.status is TrialStatus.COMPLETED and "lora-sweep" in state.trial.origin
+        if state.status is TrialStatus.COMPLETED and state.trial.origin in BASELINE_ORIGINS
     ]
     if not plain:
         raise JobFolderError(

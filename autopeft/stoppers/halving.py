@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autopeft.proposers.base import CostFunction
-from autopeft.records import TrialState, TrialStatus
+from autopeft.records import BASELINE_ORIGINS, TrialState, TrialStatus
 from autopeft.results.front import ObjectiveScale
 from autopeft.search_spaces.space import SearchSpace
 from autopeft.stoppers.base import STOPPERS, Action, Decision, Stopper
@@ -58,8 +58,9 @@ class HalvingStopper(Stopper):
     Deviations from the paper: a rung is judged at once on arrival and its paused trials again
     whenever a worker is free; the first few trials at a rung go on unjudged, since neither they
     nor the surrogate have anything to be compared with, and their complete curves are what
-    judges the others; a trial is paused, never stopped, because a later, worse comparator can
-    make it worth resuming.
+    judges the others; the first plain LoRA of a job goes on unjudged too, since LoRA starts
+    slowly and every winner must be compared with it; a trial is paused, never stopped, because a
+    later, worse comparator can make it worth resuming.
     """
 
     def __init__(
@@ -87,6 +88,12 @@ class HalvingStopper(Stopper):
     def decide(self, state: TrialState, others: Sequence[TrialState]) -> Decision:
         """Continue or pause a trial at its rung."""
         rest = [s for s in others if s.trial.number != state.trial.number]
+        if _is_the_baseline(state, rest):
+            return Decision(
+                action=Action.CONTINUE,
+                reason=f"score {state.score:.4g} at step {state.step}: plain LoRA, the baseline, "
+                "is trained to the end whatever its score",
+            )
         with one_blas_thread():
             verdict = self._judge([*rest, state], [state])[0]
         action = Action.CONTINUE if verdict.goes_on else Action.PAUSE
@@ -163,6 +170,16 @@ class HalvingStopper(Stopper):
             chance=chance,
             reason=f"{share} (at most {1 / ETA:.0%} may be), {chance:.1%} chance of the front",
         )
+
+
+def _is_the_baseline(state: TrialState, others: Sequence[TrialState]) -> bool:
+    """Whether a trial is the job's first plain LoRA on all linear layers."""
+    if state.trial.origin not in BASELINE_ORIGINS or not np.isfinite(state.score):
+        return False
+    return not any(
+        other.trial.origin in BASELINE_ORIGINS and other.trial.number < state.trial.number
+        for other in others
+    )
 
 
 def _among(standing: Comparison) -> str:

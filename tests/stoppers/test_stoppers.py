@@ -104,6 +104,21 @@ class OneCheapest(Landscape):
         ]
 
 
+def test_the_first_plain_lora_is_trained_to_the_end() -> None:
+    landscape = default_landscape()
+    others = field_of(landscape, np.linspace(0.8, 0.9, 8))
+    poor = trial_state(landscape, 99, cheap_to_dear(landscape)[-1], {RUNG: 0.6})
+    first, second = (
+        replace(poor, trial=replace(poor.trial, number=number, origin="portfolio:lora-sweep"))
+        for number in (20, 21)
+    )
+    stopper = build("halving", landscape)
+
+    assert stopper.decide(first, others).action is Action.CONTINUE
+    assert "baseline" in stopper.decide(first, others).reason
+    assert stopper.decide(second, [*others, first]).action is Action.PAUSE
+
+
 def test_costs_are_compared_at_the_resolution_of_the_front() -> None:
     landscape = FlatCosts(space=default_landscape().space)
     others = field_of(landscape, np.linspace(0.8, 0.9, 8))

@@ -13,10 +13,10 @@ Life of a trial::
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from autopeft.search_spaces.configuration import Configuration
@@ -70,17 +70,34 @@ class FailureKind(StrEnum):
     ERROR = "error"
 
 
+SiteKind = Literal["linear", "conv1d", "convolution", "norm", "embedding", "block", "parameter"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteShape:
-    """One kind of linear layer that every transformer layer of a model has.
+    """One kind of place in a model that a method can be put on.
+
+    Several site shapes may share a name: an encoder's and a decoder's ``q``, or layers of
+    different widths. Together they never name one layer twice.
 
     Attributes:
-        site: ``q``, ``k``, ``v``, ``attention_output``, ``ffn_in`` or ``ffn_out``.
+        site: Name from ``search_spaces.targets``, e.g. ``q``, ``ffn_out`` or ``ffn_norm``.
         path: Module path with the literal ``{layer}`` in place of the layer number, e.g.
-            ``bert.encoder.layer.{layer}.attention.self.query``.
-        in_features: Width of the input.
+            ``bert.encoder.layer.{layer}.attention.self.query``; without it where the module
+            stands outside the layers (embeddings, a final normalisation).
+        in_features: Width of the input (channels of a convolution, rows of an embedding).
         out_features: Width of the output.
         has_bias: Whether the layer has a bias vector.
+        kind: ``linear`` (``nn.Linear``), ``conv1d`` (a linear layer of transformers that
+            keeps its weight transposed), ``convolution`` (``nn.Conv1d`` or ``nn.Conv2d``),
+            ``norm``, ``embedding``, ``block`` (everything from the input of ``path`` to the
+            output of ``end_path``, both of the residual stream's width), or ``parameter`` (a
+            stacked weight that is no module, such as the experts of a mixture).
+        layers: Numbers of the model's layers that have it; None stands for all of them.
+        first_layer: Number of the model's layer that ``path`` counts as 0: a decoder's layers
+            follow the encoder's.
+        end_path: For a block, the module whose output ends it, with ``{layer}`` as in ``path``.
+        kernel_size: Extents of a convolution's kernel; () for everything else.
     """
 
     site: str
@@ -88,6 +105,51 @@ class SiteShape:
     in_features: int
     out_features: int
     has_bias: bool
+    kind: SiteKind = "linear"
+    layers: tuple[int, ...] | None = None
+    first_layer: int = 0
+    end_path: str | None = None
+    kernel_size: tuple[int, ...] = ()
+
+    @property
+    def is_in_layers(self) -> bool:
+        """Whether it stands in the transformer layers, not before or after them."""
+        return "{layer}" in self.path
+
+    def layers_among(self, layers: Iterable[int]) -> tuple[int, ...]:
+        """Return those of ``layers`` (numbers of the model) that have it, in their order."""
+        if self.layers is None:
+            return tuple(layers)
+        own = frozenset(self.layers)
+        return tuple(layer for layer in layers if layer in own)
+
+    def path_in(self, layer: int) -> str:
+        """Return the module path in one of the model's layers."""
+        return self.path.format(layer=layer - self.first_layer)
+
+    def end_path_in(self, layer: int) -> str:
+        """Return the path of the module whose output ends the block in one layer."""
+        return (self.end_path or self.path).format(layer=layer - self.first_layer)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able dictionary; what has its default value is left out."""
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        kept = {k: v for k, v in plain.items() if v != _SITE_DEFAULTS.get(k, _NO_DEFAULT)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> SiteShape:
+        """Read what :meth:`to_json` wrote."""
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
+        }
+        return cls(**values)
+
+
+_NO_DEFAULT = object()
+_SITE_DEFAULTS = {
+    field.name: field.default for field in fields(SiteShape) if field.default is not MISSING
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,17 +159,34 @@ class ModelShape:
     Attributes:
         name: Public name of the base model, never a local path.
         model_type: ``config.model_type`` of transformers, e.g. ``bert``.
-        num_layers: Transformer layers, numbered from 0 (nearest the input).
+        num_layers: Transformer layers, numbered from 0 (nearest the input); the decoder's
+            follow the encoder's where there are both.
         hidden_size: Width of the residual stream.
         num_attention_heads: Query heads.
         num_key_value_heads: Key and value heads (fewer under grouped-query attention).
         head_size: Width of one head.
-        sites: The linear layers each transformer layer has, in forward order.
+        sites: The linear layers in the transformer layers, in forward order.
         num_base_parameters: Parameters of the frozen base model, task head excluded.
-        num_head_parameters: Parameters of the task head, which always trains.
+        num_head_parameters: Parameters of the task head, which always trains; 0 where the
+            task needs no new head.
         head_paths: Module paths of the task head, e.g. ``("classifier",)``.
         num_free_positions: Positions that the job's longest batch leaves for prompt tokens;
             None where the model or the caller sets no limit.
+        task: Name of the task the model was shaped for.
+        stacks: Name and number of layers of each stack, in the order of their numbering,
+            e.g. ``(("encoder", 12), ("decoder", 12))``.
+        norms: Normalisations: ``attention_norm``, ``ffn_norm``, ... and ``final_norm``.
+        embeddings: ``token_embedding``, ``position_embedding``, ...
+        blocks: ``attention_block``, ``ffn_block``, ... of each layer.
+        convolutions: Convolutions, e.g. ``patch_embedding`` or ``mixer_convolution``.
+        parameters: Stacked weights that are no modules, such as fused experts.
+        vocab_size: Rows of the token embedding; 0 where there is none.
+        has_tied_embeddings: Whether the output layer shares the token embedding.
+        forward_arguments: Names of the arguments of the model's ``forward``.
+        uses_attention_interface: Whether attention goes through transformers' registry of
+            attention functions, where another one can be put in its place.
+        uses_gradient_checkpointing: Whether the job trains with it.
+        quantization: ``4bit`` or ``8bit`` where the frozen weights are stored so, else None.
     """
 
     name: str
@@ -122,31 +201,66 @@ class ModelShape:
     num_head_parameters: int
     head_paths: tuple[str, ...]
     num_free_positions: int | None = None
+    task: str = "classification"
+    stacks: tuple[tuple[str, int], ...] = ()
+    norms: tuple[SiteShape, ...] = ()
+    embeddings: tuple[SiteShape, ...] = ()
+    blocks: tuple[SiteShape, ...] = ()
+    convolutions: tuple[SiteShape, ...] = ()
+    parameters: tuple[SiteShape, ...] = ()
+    vocab_size: int = 0
+    has_tied_embeddings: bool = False
+    forward_arguments: tuple[str, ...] = ()
+    uses_attention_interface: bool = False
+    uses_gradient_checkpointing: bool = False
+    quantization: str | None = None
+
+    @property
+    def all_sites(self) -> tuple[SiteShape, ...]:
+        """Every place a method can be put on, of every kind."""
+        return tuple(site for group in _SITE_GROUPS for site in getattr(self, group))
+
+    def sites_called(self, name: str) -> tuple[SiteShape, ...]:
+        """Return all site shapes called ``name``, of any kind; () where there is none."""
+        return tuple(site for site in self.all_sites if site.site == name)
 
     def site(self, name: str) -> SiteShape:
-        """Return the site called ``name``; KeyError where the model has none."""
-        for site in self.sites:
-            if site.site == name:
-                return site
-        raise KeyError(name)
+        """Return the only site shape called ``name``.
+
+        Raises:
+            KeyError: the model has none, or several.
+        """
+        found = self.sites_called(name)
+        if len(found) != 1:
+            raise KeyError(name)
+        return found[0]
 
     @property
     def site_names(self) -> tuple[str, ...]:
-        """Names of the sites, in forward order."""
-        return tuple(site.site for site in self.sites)
+        """Names of the linear sites, in forward order, each once."""
+        return tuple(dict.fromkeys(site.site for site in self.sites))
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able dictionary that :meth:`from_json` reads back."""
-        names = [name for name in self.__slots__ if name != "sites"]
-        plain = {name: getattr(self, name) for name in names}
-        sites = [{name: getattr(site, name) for name in site.__slots__} for site in self.sites]
-        return {**plain, "head_paths": list(self.head_paths), "sites": sites}
+        data = {name: getattr(self, name) for name in self.__slots__}
+        for group in _SITE_GROUPS:
+            data[group] = [site.to_json() for site in data[group]]
+        data["stacks"] = [list(stack) for stack in self.stacks]
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelShape:
         """Read what :meth:`to_json` wrote."""
-        sites = tuple(SiteShape(**site) for site in data["sites"])
-        return cls(**{**data, "sites": sites, "head_paths": tuple(data["head_paths"])})
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
+        }
+        for group in _SITE_GROUPS:
+            values[group] = tuple(SiteShape.from_json(site) for site in data.get(group, ()))
+        values["stacks"] = tuple((name, number) for name, number in data.get("stacks", ()))
+        return cls(**values)
+
+
+_SITE_GROUPS = ("sites", "norms", "embeddings", "blocks", "convolutions", "parameters")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,8 +51,12 @@ class Method(ABC):
     """Declare one PEFT method.
 
     Contract: everything is a pure function of its arguments; ``num_parameters`` equals what
-    PEFT reports for the built module to the last parameter; ``peft_config`` names layers and
+    trains in the built module to the last parameter; ``peft_config`` names layers and
     sites exactly, so that nothing outside them (such as a pooler) is ever matched.
+
+    A method of PEFT is this declaration and nothing else. A method that PEFT lacks names in
+    ``module_file`` the one file with its config and layers, which registers them with PEFT
+    when it is imported.
     """
 
     name: ClassVar[str]
@@ -65,6 +69,16 @@ class Method(ABC):
     is_placeable: ClassVar[bool] = True
     #: Whether it can stand beside other methods in one configuration.
     is_combinable: ClassVar[bool] = True
+    #: Dotted name of the file that registers config and layers with PEFT; None where they
+    #: are PEFT's own.
+    module_file: ClassVar[str | None] = None
+    #: Names of the tasks it is made for; None stands for every task.
+    tasks: ClassVar[frozenset[str] | None] = None
+    #: Whether a fresh module leaves the model's outputs as they were, as its paper says.
+    starts_as_base: ClassVar[bool] = True
+    #: Endings of parameter names that PEFT would train and the method keeps as they start
+    #: (LoRA-FA keeps ``lora_A``); they are saved all the same.
+    frozen_parameters: ClassVar[tuple[str, ...]] = ()
     learning_rate: ClassVar[LearningRateRange]
 
     @abstractmethod
@@ -82,6 +96,32 @@ class Method(ABC):
         ``task_type`` and ``modules_to_save`` are the worker's to add.
         """
 
+    def num_saved_parameters(self, shape: ModelShape, module: Module) -> int:
+        """Return the numbers in the adapter file, head excluded; by default what trains.
+
+        Overridden where the file also holds what does not train, such as fixed projections
+        or masks, or less than what trains.
+        """
+        return self.num_parameters(shape, module)
+
+    def inference_extra_flops(self, shape: ModelShape, module: Module) -> int:
+        """Return the floating-point operations a token costs beyond the base model's.
+
+        By default 0 where the module can be merged, else two for each parameter (one
+        multiplication and one addition).
+        """
+        if self.can_merge(shape, module):
+            return 0
+        return 2 * self.num_parameters(shape, module)
+
+    def can_merge(self, shape: ModelShape, module: Module) -> bool:
+        """Tell whether this module can be merged into the base weights without a trace.
+
+        By default as ``is_mergeable`` says; overridden where it depends on the settings or
+        the sites.
+        """
+        return self.is_mergeable
+
     def canonical(self, settings: Mapping[str, Setting]) -> Mapping[str, Setting]:
         """Return the settings by which the same training is known; by default unchanged.
 
@@ -93,8 +133,11 @@ class Method(ABC):
     def unavailable(self, shape: ModelShape) -> str | None:
         """Return why the method cannot be used on such a model, None where it can.
 
-        By default it can where each of its dimensions has at least one value.
+        By default it can where it is made for the task, and each of its dimensions has at
+        least one value.
         """
+        if self.tasks is not None and shape.task not in self.tasks:
+            return f"it is made for {', '.join(sorted(self.tasks))}, not for {shape.task}"
         for dimension in self.dimensions(shape):
             if not dimension.values:
                 return f"{shape.model_type} offers no value for its {dimension.name}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration, Module, Setting
 from autopeft.search_spaces.part import Part
-from autopeft.search_spaces.targets import SITE_NAMES
+from autopeft.search_spaces.targets import SITE_NAMES, all_linear
 
 
 def origin_of(shape: ModelShape, configuration: Configuration) -> str:
@@ -21,7 +21,7 @@ def origin_of(shape: ModelShape, configuration: Configuration) -> str:
     module = configuration.modules[0]
     is_everywhere = len(module.layers) == shape.num_layers
     is_plain = not module["dora"] and not module["rslora"]
-    if is_everywhere and is_plain and module["sites"] == shape.site_names:
+    if is_everywhere and is_plain and module["sites"] == all_linear(shape):
         return "portfolio:lora-sweep"
     return "portfolio"
 
@@ -47,9 +47,9 @@ def known_good(shape: ModelShape, parts: Mapping[str, Part]) -> list[Configurati
         return Module.of("lora", layers, rank=rank, sites=sites, **plain)
 
     if "lora" in parts:
-        add(1.0, lora(8, everywhere, shape.site_names))
-        add(0.3, lora(8, everywhere, shape.site_names))
-        add(0.5, lora(32, everywhere, shape.site_names))
+        add(1.0, lora(8, everywhere, all_linear(shape)))
+        add(0.3, lora(8, everywhere, all_linear(shape)))
+        add(0.5, lora(32, everywhere, all_linear(shape)))
         add(1.0, lora(4, upper_half, ("q", "v")))
     if "ia3" in parts:
         add(1.0, Module.of("ia3", everywhere, sites=SITE_NAMES))

@@ -121,8 +121,11 @@ PROBLEMS: list[tuple[Any, str]] = [
     (lora(dora="sometimes"), "methods.lora.dora: 'sometimes' is none of false, true"),
     (lora(sites=["qq"]), "methods.lora.sites: 'qq' is unknown; "),
     (lora(sites=["ffn_on"]), "methods.lora.sites: 'ffn_on' is unknown; did you mean 'ffn_"),
-    (lora(sites=[]), "methods.lora.sites: empty; expected some of q, k, v, attention_output"),
-    (lora(sites=[["q"], []]), "methods.lora.sites: empty; expected some of q, k, v, attention_"),
+    (lora(sites=[]), "methods.lora.sites: empty; expected some of q, k, v, qkv, attention_output"),
+    (
+        lora(sites=[["q"], []]),
+        "methods.lora.sites: empty; expected some of q, k, v, qkv, attention_",
+    ),
     (lora(sites=[["q"], "v"]), "methods.lora.sites: ['q'] is none of q, k, v"),
     ({"methods": {"beft": {"sites": ["k"]}}}, "methods.beft.sites: 'k' is unknown; valid: "),
     (lora(placement="lst"), "methods.lora.placement: 'lst' is unknown; did you mean 'last'?"),

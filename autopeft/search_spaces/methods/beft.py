@@ -8,7 +8,7 @@ from typing import Any
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Module
 from autopeft.search_spaces.method import METHODS, Dimension, LearningRateRange, Method
-from autopeft.search_spaces.targets import site_dimension, sites_of, target_pattern
+from autopeft.search_spaces.targets import placed_on, site_dimension, sites_of, target_pattern
 
 #: No ``k``: an offset of all keys shifts every attention score of a query alike and the softmax
 #: cancels it, so it would add parameters that never learn.
@@ -42,8 +42,7 @@ class Beft(Method):
 
     def num_parameters(self, shape: ModelShape, module: Module) -> int:
         """Count one offset for each output feature."""
-        per_layer = sum(shape.site(name).out_features for name in sites_of(module))
-        return per_layer * len(module.layers)
+        return sum(site.out_features * len(layers) for site, layers in placed_on(shape, module))
 
     def peft_config(self, shape: ModelShape, module: Module) -> Mapping[str, Any]:
         """Return the arguments of ``peft.BeftConfig``."""

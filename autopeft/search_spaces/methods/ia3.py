@@ -8,7 +8,7 @@ from typing import Any
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Module
 from autopeft.search_spaces.method import METHODS, Dimension, LearningRateRange, Method
-from autopeft.search_spaces.targets import site_dimension, sites_of, target_pattern
+from autopeft.search_spaces.targets import placed_on, site_dimension, sites_of, target_pattern
 
 #: No ``q``: without rotary positions, scaling queries and scaling keys are the same function
 #: with the same gradient, so the two would be one configuration under two names.
@@ -42,11 +42,10 @@ class Ia3(Method):
 
     def num_parameters(self, shape: ModelShape, module: Module) -> int:
         """Count the inputs of ``ffn_out`` and the outputs of every other site."""
-        per_layer = 0
-        for name in sites_of(module):
-            site = shape.site(name)
-            per_layer += site.in_features if name == "ffn_out" else site.out_features
-        return per_layer * len(module.layers)
+        return sum(
+            len(layers) * (site.in_features if site.site == "ffn_out" else site.out_features)
+            for site, layers in placed_on(shape, module)
+        )
 
     def peft_config(self, shape: ModelShape, module: Module) -> Mapping[str, Any]:
         """Return the arguments of ``peft.IA3Config``."""

@@ -9,7 +9,14 @@ from typing import Any
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Module, Setting
 from autopeft.search_spaces.method import METHODS, Dimension, LearningRateRange, Method
-from autopeft.search_spaces.targets import SITE_NAMES, site_dimension, sites_of, target_pattern
+from autopeft.search_spaces.targets import (
+    SITE_NAMES,
+    all_linear,
+    placed_on,
+    site_dimension,
+    sites_of,
+    target_pattern,
+)
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 ALPHA_RATIOS = (0.5, 1.0, 2.0, 4.0)
@@ -53,7 +60,10 @@ class Lora(Method):
                 help="LoRA alpha as a multiple of the rank: how strongly the update counts.",
             ),
             site_dimension(
-                shape, SITE_NAMES, default=SITE_NAMES, help="Linear layers that get an update."
+                shape,
+                SITE_NAMES,
+                default=all_linear(shape),
+                help="Linear layers that get an update.",
             ),
             Dimension(
                 name="dora",
@@ -76,12 +86,11 @@ class Lora(Method):
         settings = module.as_dict()
         rank, dora = settings["rank"], settings["dora"]
         assert isinstance(rank, int)
-        per_layer = 0
-        for name in sites_of(module):
-            site = shape.site(name)
-            per_layer += rank * (site.in_features + site.out_features)
-            per_layer += site.out_features if dora else 0
-        return per_layer * len(module.layers)
+        count = 0
+        for site, layers in placed_on(shape, module):
+            each = rank * (site.in_features + site.out_features)
+            count += (each + (site.out_features if dora else 0)) * len(layers)
+        return count
 
     def peft_config(self, shape: ModelShape, module: Module) -> Mapping[str, Any]:
         """Return the arguments of ``peft.LoraConfig``."""

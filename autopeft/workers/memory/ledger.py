@@ -185,9 +185,9 @@ def _parameters_by_source(
 ) -> dict[tuple[int, Source], list[Any]]:
     """Return the trainable parameters, head aside, by layer, method and site."""
     places = {
-        f".{site.path.format(layer=layer)}.": (layer, site.site)
+        f".{site.path_in(layer)}.": (layer, site.site)
         for site in shape.sites
-        for layer in range(shape.num_layers)
+        for layer in site.layers_among(range(shape.num_layers))
     }
     groups: dict[tuple[int, Source], list[Any]] = {}
     for name, parameter in trainable_parameters(model).items():

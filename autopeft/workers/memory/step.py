@@ -98,7 +98,7 @@ class TrainingStep:
         """
         assert self.shape.num_layers > 1, "the top layer must not be the lowest"
         model = self.build(Configuration(modules=(), learning_rate=1.0))
-        path = self.shape.sites[-1].path.format(layer=0)
+        path = self.shape.sites[-1].path_in(0)
         model.get_base_model().get_submodule(path).weight.requires_grad_(True)
         saved, live = SavedStorages(model), LiveBytes().leave_out(model)
         with live:

@@ -1,4 +1,4 @@
-"""The nearest valid name to a misspelt one, for messages that teach."""
+"""Words for messages that teach: the nearest valid name, numbers with their nouns."""
 
 from __future__ import annotations
 
@@ -24,3 +24,8 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     if close is not None:
         return f"; did you mean {close!r}?"
     return f"; valid: {', '.join(names)}" if names else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun, ``1 trial`` or ``2 trials``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,10 +26,24 @@ SCHEMA_VERSION = 1
 NUM_TRAINABLE_PARAMETERS = "num_trainable_parameters"
 NUM_ADAPTER_PARAMETERS = "num_adapter_parameters"
 TRAIN_MEMORY_BYTES = "train_memory_bytes"
+ADAPTER_FILE_BYTES = "adapter_file_bytes"
+INFERENCE_EXTRA_FLOPS = "inference_extra_flops"
+TRAIN_SECONDS = "train_seconds"
+RETENTION = "retention"
 #: Origins of plain LoRA on all linear layers: what every winner is compared with.
 BASELINE_ORIGINS = frozenset({"portfolio:lora-sweep", "lora-sweep"})
 
-COST_NAMES = (NUM_TRAINABLE_PARAMETERS, NUM_ADAPTER_PARAMETERS, TRAIN_MEMORY_BYTES)
+#: What is known of a configuration before it is trained.
+KNOWN_COST_NAMES = (
+    NUM_TRAINABLE_PARAMETERS,
+    NUM_ADAPTER_PARAMETERS,
+    TRAIN_MEMORY_BYTES,
+    ADAPTER_FILE_BYTES,
+    INFERENCE_EXTRA_FLOPS,
+)
+#: What only training tells; a trial's last measurement holds it among its metrics.
+MEASURED_COST_NAMES = (TRAIN_SECONDS, RETENTION)
+COST_NAMES = KNOWN_COST_NAMES + MEASURED_COST_NAMES
 
 
 class TrialStatus(StrEnum):
@@ -265,21 +279,34 @@ _SITE_GROUPS = ("sites", "norms", "embeddings", "blocks", "convolutions", "param
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """What is known of a configuration before it is trained.
+    """What a configuration costs; less is better of each.
+
+    The first five are known before it is trained. The others are measured; None before that.
 
     Attributes:
-        num_trainable_parameters: Exactly what PEFT reports, task head included.
+        num_trainable_parameters: Exactly what trains, task head included.
         num_adapter_parameters: The same without the task head.
         train_memory_bytes: Predicted peak of one training step, in bytes.
+        adapter_file_bytes: Numbers in the exported adapter, task head included, in bytes.
+        inference_extra_flops: Floating-point operations a token costs beyond the base
+            model's; 0 where the adapter can be merged.
+        train_seconds: Wall-clock seconds of training, all segments together.
+        retention: What the base model lost of its own behaviour: the rise of its loss on a
+            probe set, in nats a token; negative where it gained.
     """
 
     num_trainable_parameters: int
     num_adapter_parameters: int
     train_memory_bytes: int
+    adapter_file_bytes: int = 0
+    inference_extra_flops: int = 0
+    train_seconds: float | None = None
+    retention: float | None = None
 
-    def to_json(self) -> dict[str, int]:
-        """Return a JSON-able dictionary."""
-        return {name: getattr(self, name) for name in self.__slots__}
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able dictionary; what was not measured is left out."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -413,6 +440,17 @@ class TrialState:
     def score(self) -> float:
         """Score at the latest measurement; NaN where there is none."""
         return self.curve[-1].score if self.curve else math.nan
+
+    @property
+    def costs(self) -> Costs:
+        """The trial's costs, with what its latest measurement tells of the measured ones."""
+        if not self.curve:
+            return self.trial.costs
+        metrics = self.curve[-1].metrics
+        measured: dict[str, Any] = {
+            name: metrics[name] for name in MEASURED_COST_NAMES if name in metrics
+        }
+        return replace(self.trial.costs, **measured) if measured else self.trial.costs
 
     @property
     def checkpoint(self) -> str | None:

@@ -73,10 +73,8 @@ def _check_data(spec: JobSpec) -> str:
     names = encoding.id2label
     classes = "" if names is None else f" of {len(names)} classes ({_some(names)})"
     texts = " and ".join(splits.text_columns)
-    return (
-        f"data: {rows} rows; {task}{classes} from {texts}, label in {splits.label_column}; "
-        f"scored by {metric}"
-    )
+    label = "" if splits.label_column is None else f", label in {splits.label_column}"
+    return f"data: {rows} rows; {task}{classes} from {texts}{label}; scored by {metric}"
 
 
 def _some(names: Sequence[str], limit: int = 4) -> str:

@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from autopeft.naming import counted
 from autopeft.records import TrialState, TrialStatus
 from autopeft.results.hypervolume import front_hypervolume
 from autopeft.results.report import bytes_text, count_text, front_of, metric_value
@@ -226,7 +227,7 @@ def _is_running(state: TrialState) -> bool:
 
 def _counts(log: JobLog) -> Text:
     counts = Counter(state.status for state in log.states.values())
-    text = Text(f"{len(log.states)} trials")
+    text = Text(counted(len(log.states), "trial"))
     for status, style in STATUS_STYLES.items():
         if counts[status]:
             text.append(f"  {counts[status]} {status.value}", style=style)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
+from autopeft.naming import counted
 from autopeft.results.report import front_of, front_table, summary, trials_frame
 from autopeft.service.jobs import open_job
 
@@ -47,6 +48,12 @@ def print_job(log: JobLog, console: Console) -> None:
     if facts["num_unfinished"]:
         counts.append(f"{facts['num_unfinished']} unfinished")
     lines = [f"Trials: {', '.join(counts) or 'none'}."]
+    if facts["num_breaking_constraints"]:
+        limits = ", ".join(map(str, log.scale.constraints if log.scale else ()))
+        lines.append(
+            f"{counted(facts['num_breaking_constraints'], 'completed trial')} not on the front "
+            f"for breaking a constraint ({limits})."
+        )
     if facts["hypervolume"] is not None:
         lines.append(f"Hypervolume: {facts['hypervolume']:.4f}.")
     end = facts["end_reason"]

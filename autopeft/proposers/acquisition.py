@@ -18,6 +18,7 @@ from autopeft.records import Costs, TrialState, TrialStatus
 from autopeft.results.front import ObjectiveScale, non_dominated
 from autopeft.surrogates.curves import CurveModel
 from autopeft.surrogates.gaussian_process import Points, cholesky_with_jitter
+from autopeft.surrogates.measured_costs import MeasuredCosts
 
 Array = NDArray[np.float64]
 
@@ -39,7 +40,8 @@ class Acquisition:
     Args:
         model: Posterior over final scores, fitted to all curves.
         states: Every trial of the job.
-        scale: How costs compare, and the reference point.
+        scale: How costs compare, the constraints, and the reference point.
+        measured: Predicts the costs that only training tells.
         generator: Draws the scrambling of the sampled fronts.
 
     Completed trials may be on the front; proposed, running and paused ones may come to be: their
@@ -51,20 +53,32 @@ class Acquisition:
         model: CurveModel,
         states: Sequence[TrialState],
         scale: ObjectiveScale,
+        measured: MeasuredCosts,
         generator: np.random.Generator,
     ) -> None:
         self.model = model
         self.scale = scale
+        self.measured = measured
         self.risk = FailureRisk(model, states)
-        completed = [s for s in states if s.status is TrialStatus.COMPLETED]
+        completed = [
+            s
+            for s in states
+            if s.status is TrialStatus.COMPLETED and not scale.broken_constraints(s)
+        ]
         pending = [s for s in states if not s.status.is_final]
-        self._anchor_states = _contenders(model, completed, scale) + pending
+        self._anchor_states = _contenders(model, completed, scale, measured) + pending
         self._anchors = model.points_of(self._anchor_states)
         self._partitions: list[LevelPartition] = []
         self._sample_fronts(generator)
 
     def __call__(self, points: Points, costs: Sequence[Costs]) -> Array:
-        """Return the log gain of ``n`` candidates at full progress; ``-inf`` for no gain."""
+        """Return the log gain of ``n`` candidates at full progress; ``-inf`` for no gain.
+
+        Args:
+            points: The candidates.
+            costs: Their known costs; the measured ones are filled in where a job has some.
+        """
+        known, costs = costs, self.measured.of_points(points, costs)
         mean, variance, covariance = self.model.process.predict_with_covariance(
             points, self._anchors
         )
@@ -78,7 +92,11 @@ class Acquisition:
         log_gain = log_noisy_expected_hypervolume_improvement(
             means, sd, self.scale.costs(costs), self._partitions
         )
-        result: Array = log_gain + np.log1p(-self.risk(points, costs))
+        log_gain = (
+            log_gain + np.log1p(-self.risk(points, costs)) + self.measured.log_feasible(points)
+        )
+        allowed = np.array([self.scale.allows(cost) for cost in known], dtype=bool)
+        result: Array = np.where(allowed, log_gain, -np.inf)
         return result
 
     def front(self) -> list[TrialState]:
@@ -96,7 +114,7 @@ class Acquisition:
         span = np.maximum(reference - self.scale.cost_ideal_point, 1.0)
         reference = reference + COST_MARGIN * span
         self._mean, covariance = self.model.process.joint(self._anchors)
-        self._costs = self.scale.costs([s.trial.costs for s in self._anchor_states])
+        self._costs = self.scale.costs(self.measured.of_states(self._anchor_states))
         n = len(self._anchors)
         samples = 2**LOG2_SAMPLES if n else 1
         scores = np.empty((samples, 0))
@@ -151,7 +169,10 @@ class FailureRisk:
 
 
 def _contenders(
-    model: CurveModel, completed: Sequence[TrialState], scale: ObjectiveScale
+    model: CurveModel,
+    completed: Sequence[TrialState],
+    scale: ObjectiveScale,
+    measured: MeasuredCosts,
 ) -> list[TrialState]:
     """Return the completed trials that are on the front in some plausible world."""
     states = [s for s in completed if np.isfinite(s.score)]
@@ -159,7 +180,7 @@ def _contenders(
         return []
     mean, variance = model.process.predict(model.points_of(states))
     sd = np.sqrt(variance)
-    costs = scale.costs([s.trial.costs for s in states])
+    costs = scale.costs(measured.of_states(states))
     no_dearer = np.all(costs[:, None, :] <= costs[None, :, :], axis=2)
     surely_better = (mean - 2 * sd)[:, None] > (mean + 2 * sd)[None, :]
     margin = np.where(no_dearer, (mean + 2 * sd)[None, :] - (mean - 2 * sd)[:, None], np.inf)

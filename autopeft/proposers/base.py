@@ -29,7 +29,8 @@ class Proposer(ABC):
         * ``propose`` never returns a configuration already observed (pending, infeasible and
           diverged ones included) nor one twice, and only members of the space.
         * Proposal number k (the count of observed trials) draws from ``generator(k)``.
-        * It may return fewer than asked only where the space is exhausted.
+        * It may return fewer than asked only where the space is exhausted, as far as
+          constraints on known costs allow its members.
         * Costs reach it as a function; it needs no model.
 
     Args:
@@ -67,6 +68,12 @@ class Proposer(ABC):
     def generator(self, k: int) -> np.random.Generator:
         """Return the random generator of proposal number ``k``."""
         return np.random.default_rng([self.seed, k])
+
+    def allows(self, configuration: Configuration) -> bool:
+        """Tell whether a configuration keeps the job's constraints on costs known beforehand."""
+        if not self.scale.constraints:
+            return True
+        return self.scale.allows(self.costs([configuration])[0])
 
     @property
     def known_keys(self) -> set[str]:

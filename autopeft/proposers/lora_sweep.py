@@ -37,7 +37,9 @@ class LoraSweepProposer(Proposer):
         known = self.known_keys
         proposals: list[Proposal] = []
         for i in range(n):
-            configuration = next_sobol(self.sweep, len(self.states) + i, known, seed=self.seed)
+            configuration = next_sobol(
+                self.sweep, len(self.states) + i, known, seed=self.seed, allows=self.allows
+            )
             if configuration is None:
                 break
             known.add(configuration.key)

@@ -14,6 +14,7 @@ from autopeft.records import Costs, Proposal, Trial, TrialState, TrialStatus
 from autopeft.results.front import ObjectiveScale
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.surrogates.curves import BROKEN, CurveModel
+from autopeft.surrogates.measured_costs import MeasuredCosts
 from autopeft.surrogates.threads import one_blas_thread
 
 #: Space-filling proposals between the portfolio and the model.
@@ -70,7 +71,7 @@ class MoboProposer(Proposer):
     ) -> Proposal | None:
         known = {state.trial.configuration.key for state in states.values()}
         for member in portfolio:
-            if member.configuration.key not in known:
+            if member.configuration.key not in known and self.allows(member.configuration):
                 return member
         k = len(states)
         measured = [s for s in states.values() if np.isfinite(s.score) and s.status not in BROKEN]
@@ -79,7 +80,7 @@ class MoboProposer(Proposer):
             configuration = self._by_model([states[i] for i in sorted(states)], k, scale)
             if configuration is not None:
                 return Proposal(configuration=configuration, origin=origin)
-        configuration = next_sobol(self.space, k, known, seed=self.seed)
+        configuration = next_sobol(self.space, k, known, seed=self.seed, allows=self.allows)
         return (
             None if configuration is None else Proposal(configuration=configuration, origin="sobol")
         )
@@ -94,7 +95,8 @@ class MoboProposer(Proposer):
         """Return the best new member of the pool; None where all of it is known."""
         generator = self.generator(k)
         model = CurveModel(self.space, states, max_steps=self.max_steps)
-        acquisition = Acquisition(model, states, scale, generator)
+        measured = MeasuredCosts(self.space, scale, states, max_steps=self.max_steps)
+        acquisition = Acquisition(model, states, scale, measured, generator)
         parents = acquisition.front() + _best(model, states)
         pool = Pool(self, acquisition, (state.trial.configuration for state in states))
         pool.add(self.space.sample(NUM_SAMPLES, generator))

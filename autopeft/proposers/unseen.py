@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 
@@ -16,7 +16,12 @@ MAX_SAMPLES = 512
 
 
 def next_sobol(
-    space: SearchSpace, k: int, known: Collection[str], *, seed: int
+    space: SearchSpace,
+    k: int,
+    known: Collection[str],
+    *,
+    seed: int,
+    allows: Callable[[Configuration], bool] = lambda configuration: True,
 ) -> Configuration | None:
     """Return the first point of the space's Sobol sequence, from the k-th on, that is not known.
 
@@ -26,14 +31,22 @@ def next_sobol(
     space are found too. None where the space is exhausted as far as that can tell.
 
     Args:
+        space: Where to look.
+        k: Where in the sequence to begin.
         known: Keys of the configurations that have a trial.
+        seed: Scrambles the sequence.
+        allows: Tells whether a configuration keeps the job's constraints.
     """
+
+    def is_new(candidate: Configuration) -> bool:
+        return candidate.key not in known and allows(candidate)
+
     for start, size in ((0, 8), (8, 56), (64, MAX_SOBOL - 64)):
         for candidate in space.sobol(size, seed=seed, skip=k + start):
-            if candidate.key not in known:
+            if is_new(candidate):
                 return candidate
     generator = np.random.default_rng([seed, k])
-    return next((c for c in _others(space, generator) if c.key not in known), None)
+    return next((c for c in _others(space, generator) if is_new(c)), None)
 
 
 def _others(space: SearchSpace, generator: np.random.Generator) -> Iterator[Configuration]:

@@ -2,7 +2,7 @@
 
 Score is oriented so that more is better; costs are compared as logarithms, rounded to a
 resolution (memory 1 %, parameters exact), else bytes of difference would put every trial on
-the front.
+the front. A trial that breaks one of the job's constraints is not feasible.
 """
 
 from __future__ import annotations
@@ -15,10 +15,75 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autopeft.records import TRAIN_MEMORY_BYTES, Costs, TrialState, TrialStatus
+from autopeft.records import (
+    RETENTION,
+    TRAIN_MEMORY_BYTES,
+    TRAIN_SECONDS,
+    Costs,
+    TrialState,
+    TrialStatus,
+)
 
-#: Relative resolution at which a cost is compared; 0 compares exactly.
-RESOLUTION: Mapping[str, float] = {TRAIN_MEMORY_BYTES: 0.01}
+#: Relative resolution at which a cost is compared; 0 compares exactly. Seconds differ by some
+#: percent from run to run of the same training.
+RESOLUTION: Mapping[str, float] = {TRAIN_MEMORY_BYTES: 0.01, TRAIN_SECONDS: 0.1, RETENTION: 0.1}
+#: Nats a token below which a loss of retention is no longer told apart from none.
+RETENTION_UNIT = 0.01
+#: Ends of measured costs for the reference and the ideal point, where nothing is known of them
+#: before the first training: a second to a day, no loss to one nat a token.
+MEASURED_ENDS: Mapping[str, tuple[float, float]] = {
+    TRAIN_SECONDS: (1.0, 86_400.0),
+    RETENTION: (0.0, 1.0),
+}
+
+
+def comparable(name: str, values: Sequence[float | None]) -> NDArray[np.float64]:
+    """Return ``n`` values of a cost as they are compared: at its resolution, on a log scale.
+
+    Costs are at least 1 (seconds at least a thousandth), smaller ones compare as equal.
+    Retention enters as ``log(1 + r / RETENTION_UNIT)``, and a gain of it as 0. What was not
+    measured counts as the largest there is.
+    """
+    given = np.array([np.nan if value is None else float(value) for value in values])
+    if name in MEASURED_ENDS:
+        given = np.where(np.isfinite(given), given, MEASURED_ENDS[name][1])
+    if name == RETENTION:
+        logs = np.log1p(np.maximum(0.0, given) / RETENTION_UNIT)
+    else:
+        logs = np.log(np.maximum(1e-3 if name == TRAIN_SECONDS else 1.0, given))
+    if resolution := RESOLUTION.get(name, 0.0):
+        width = math.log1p(resolution)
+        logs = np.round(logs / width) * width
+    result: NDArray[np.float64] = logs
+    return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraint:
+    """A limit that a trial must keep to be on the front.
+
+    Attributes:
+        name: A cost, or the job's metric.
+        minimum: Smallest value allowed, None for no limit; natural units.
+        maximum: Largest value allowed, None for no limit; natural units.
+    """
+
+    name: str
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def allows(self, value: float | None) -> bool:
+        """Tell whether a value keeps the limit; one that is not known does."""
+        if value is None or math.isnan(value):
+            return True
+        above = self.minimum is None or value >= self.minimum
+        return above and (self.maximum is None or value <= self.maximum)
+
+    def __str__(self) -> str:
+        """Write it as ``a <= name <= b``."""
+        low = "" if self.minimum is None else f"{self.minimum:g} <= "
+        high = "" if self.maximum is None else f" <= {self.maximum:g}"
+        return f"{low}{self.name}{high}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +92,13 @@ class ObjectiveScale:
 
     Attributes:
         metric: Name of the score's metric.
-        cost_names: The costs among the objectives, 0 to 2 or more names of ``Costs``.
+        cost_names: The costs among the objectives, 0 to 2 or more names of ``Costs``; known
+            before training or measured by it.
         score_reference: Score of the reference point (a predictor that knows nothing).
         score_ideal: Best score there can be, or the upper end used for normalising.
         cost_ideal: Per cost, the smallest in the space (natural units).
         cost_reference: Per cost, the largest in the space (natural units).
+        constraints: What a trial must keep to be on the front.
     """
 
     metric: str
@@ -40,6 +107,7 @@ class ObjectiveScale:
     score_ideal: float
     cost_ideal: tuple[float, ...]
     cost_reference: tuple[float, ...]
+    constraints: tuple[Constraint, ...] = ()
 
     def costs(self, costs: Sequence[Costs]) -> NDArray[np.float64]:
         """Return ``n x m`` comparable costs: natural logarithms at the front's resolution.
@@ -48,27 +116,57 @@ class ObjectiveScale:
         """
         table = np.empty((len(costs), len(self.cost_names)))
         for column, name in enumerate(self.cost_names):
-            logs = np.log([max(1, getattr(cost, name)) for cost in costs])
-            resolution = RESOLUTION.get(name, 0.0)
-            if resolution:
-                width = math.log1p(resolution)
-                logs = np.round(logs / width) * width
-            table[:, column] = logs
+            table[:, column] = comparable(name, [getattr(cost, name) for cost in costs])
         return table
+
+    @property
+    def measured_names(self) -> tuple[str, ...]:
+        """The measured costs among objectives and constraints, each once."""
+        named = (*self.cost_names, *(constraint.name for constraint in self.constraints))
+        return tuple(name for name in MEASURED_ENDS if name in named)
+
+    def allows(self, costs: Costs) -> bool:
+        """Tell whether costs keep every constraint on costs; what is not known does."""
+        return all(
+            constraint.allows(getattr(costs, constraint.name))
+            for constraint in self.constraints
+            if constraint.name != self.metric
+        )
+
+    def broken_constraints(self, state: TrialState) -> list[str]:
+        """Return the constraints a measured trial breaks, with its value, for people."""
+        metrics = state.curve[-1].metrics if state.curve else {}
+        broken = []
+        for constraint in self.constraints:
+            of_score = constraint.name == self.metric
+            value = (
+                metrics.get(constraint.name) if of_score else getattr(state.costs, constraint.name)
+            )
+            if not constraint.allows(value):
+                broken.append(f"{constraint.name} is {value:g}, asked is {constraint}")
+        return broken
 
     @property
     def cost_reference_point(self) -> NDArray[np.float64]:
         """The reference point's costs, ``m`` natural logarithms."""
-        return np.log(np.maximum(1.0, self.cost_reference))
+        return self._point(self.cost_reference)
 
     @property
     def cost_ideal_point(self) -> NDArray[np.float64]:
         """The ideal point's costs, ``m`` natural logarithms."""
-        return np.log(np.maximum(1.0, self.cost_ideal))
+        return self._point(self.cost_ideal)
+
+    def _point(self, values: Sequence[float]) -> NDArray[np.float64]:
+        named = zip(self.cost_names, values, strict=True)
+        return np.array([_unrounded(name, value) for name, value in named], dtype=np.float64)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
         values = {name: getattr(self, name) for name in self.__slots__}
+        values["constraints"] = [
+            {name: getattr(constraint, name) for name in Constraint.__slots__}
+            for constraint in self.constraints
+        ]
         return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
     @classmethod
@@ -77,7 +175,15 @@ class ObjectiveScale:
         values: dict[str, Any] = {
             key: tuple(v) if isinstance(v, list) else v for key, v in data.items()
         }
+        values["constraints"] = tuple(Constraint(**c) for c in data.get("constraints", ()))
         return cls(**values)
+
+
+def _unrounded(name: str, value: float) -> float:
+    """Return one value of a cost on its log scale, not rounded to its resolution."""
+    if name == RETENTION:
+        return math.log1p(max(0.0, value) / RETENTION_UNIT)
+    return math.log(max(1e-3 if name == TRAIN_SECONDS else 1.0, value))
 
 
 def dominates(
@@ -110,12 +216,17 @@ def non_dominated(scores: NDArray[np.float64], costs: NDArray[np.float64]) -> ND
 def pareto_front(states: Sequence[TrialState], scale: ObjectiveScale) -> list[TrialState]:
     """Return the front of a job, best score first.
 
-    Only completed trials count: a score at a lower rung is never compared with a final one.
+    Only completed trials count (a score at a lower rung is never compared with a final one),
+    and of them those that break no constraint.
     """
-    done = [state for state in states if state.status is TrialStatus.COMPLETED]
+    done = [
+        state
+        for state in states
+        if state.status is TrialStatus.COMPLETED and not scale.broken_constraints(state)
+    ]
     if not done:
         return []
     scores = np.array([state.score for state in done])
-    mask = non_dominated(scores, scale.costs([state.trial.costs for state in done]))
+    mask = non_dominated(scores, scale.costs([state.costs for state in done]))
     front = [state for state, keep in zip(done, mask, strict=True) if keep]
     return sorted(front, key=lambda state: (-state.score, state.trial.number))

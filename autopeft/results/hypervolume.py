@@ -83,4 +83,4 @@ def front_hypervolume(states: Sequence[TrialState], scale: ObjectiveScale) -> fl
     """Return the hypervolume of the completed trials among ``states``."""
     front = pareto_front(states, scale)
     scores = np.array([state.score for state in front], dtype=np.float64)
-    return hypervolume(scores, scale.costs([state.trial.costs for state in front]), scale)
+    return hypervolume(scores, scale.costs([state.costs for state in front]), scale)

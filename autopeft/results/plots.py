@@ -17,6 +17,7 @@ from autopeft.records import (
     TrialState,
     TrialStatus,
 )
+from autopeft.results.front import MEASURED_ENDS
 from autopeft.results.job_log import JobLog
 from autopeft.results.report import bytes_text, cost_text, cost_title, front_of, is_baseline
 
@@ -44,9 +45,9 @@ class FrontPoints:
     cost_name: str
     score_title: str
 
-    def cost(self, state: TrialState) -> int:
+    def cost(self, state: TrialState) -> float:
         """Return a trial's cost along the x axis, at least 1."""
-        return max(1, int(getattr(state.trial.costs, self.cost_name)))
+        return shown_cost(state, self.cost_name)
 
     def stairs(self) -> tuple[list[float], list[float]]:
         """Return the best score to be had at each cost, as a line of steps."""
@@ -57,6 +58,15 @@ class FrontPoints:
                 xs += [self.cost(state)] * (2 if ys else 1)
                 ys += [ys[-1], state.score] if ys else [state.score]
         return xs, ys
+
+
+def shown_cost(state: TrialState, name: str) -> float:
+    """Return a trial's cost where a picture on a log scale can show it: more than 0."""
+    value = getattr(state.costs, name)
+    if name in MEASURED_ENDS:
+        low, high = MEASURED_ENDS[name]
+        return max(float(high if value is None else value), low, 1e-3)
+    return max(1, int(value))
 
 
 def front_points(log: JobLog) -> FrontPoints:
@@ -70,7 +80,7 @@ def front_points(log: JobLog) -> FrontPoints:
     return FrontPoints(
         front=sorted(
             (state for state in measured if state.trial.number in members),
-            key=lambda state: (getattr(state.trial.costs, name), state.score),
+            key=lambda state: (shown_cost(state, name), state.score),
         ),
         dominated=[
             state

@@ -10,13 +10,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from autopeft.naming import counted
 from autopeft.records import (
+    ADAPTER_FILE_BYTES,
     BASELINE_ORIGINS,
     COST_NAMES,
+    INFERENCE_EXTRA_FLOPS,
     NUM_TRAINABLE_PARAMETERS,
+    RETENTION,
     TRAIN_MEMORY_BYTES,
+    TRAIN_SECONDS,
     Measurement,
     TrialState,
+    TrialStatus,
     count_statuses,
 )
 from autopeft.results.front import pareto_front
@@ -34,7 +40,7 @@ SCHEMA_VERSION = 1
 TRIAL_COLUMNS = (
     "trial", "status", "reason", "origin", "configuration", "methods", "learning_rate", "seed",
     "step", "score", "best_score", "metric_value", *COST_NAMES, "memory_bytes", "seconds",
-    "num_failures", "on_front",
+    "num_failures", "on_front", "broken_constraints",
 )  # fmt: skip
 FRONT_COLUMNS = (
     "trial", "configuration", "origin", "seed", "score", "best_score", "metric", "metric_value",
@@ -62,6 +68,11 @@ def summary(log: JobLog) -> dict[str, Any]:
         "end_reason": log.end_reason,
         "trials": counts,
         "num_unfinished": len(states) - sum(counts.values()),
+        "num_breaking_constraints": sum(
+            bool(broken_constraints(log, state))
+            for state in states
+            if state.status is TrialStatus.COMPLETED
+        ),
         "front": [front_point(log, state) for state in front_of(log)],
         "hypervolume": None if scale is None else front_hypervolume(states, scale),
         "objectives": None if scale is None else [scale.metric, *scale.cost_names],
@@ -81,6 +92,11 @@ def front_of(log: JobLog) -> list[TrialState]:
     return [] if log.scale is None else pareto_front(log.trials, log.scale)
 
 
+def broken_constraints(log: JobLog, state: TrialState) -> list[str]:
+    """Return which of the job's constraints a trial breaks, for people."""
+    return [] if log.scale is None else log.scale.broken_constraints(state)
+
+
 def front_point(log: JobLog, state: TrialState) -> dict[str, Any]:
     """Return one measured trial as plain JSON."""
     assert log.scale is not None
@@ -95,7 +111,7 @@ def front_point(log: JobLog, state: TrialState) -> dict[str, Any]:
         "best_score": finite_or_none(best_score(state)),
         "metric": log.scale.metric,
         "metric_value": finite_or_none(metric_value(state, log.scale.metric)),
-        **trial.costs.to_json(),
+        **state.costs.to_json(),
         "memory_bytes": _peak_memory(state),
         "steps": state.step,
         "seconds": trained_seconds(state),
@@ -130,7 +146,8 @@ def trials_frame(log: JobLog) -> pd.DataFrame:
     Columns: ``TRIAL_COLUMNS``, then for each method that occurs ``<method>.layers`` and
     ``<method>.<setting>`` (missing where a trial does not have it), then each metric at the
     latest step as ``metric.<name>``. ``configuration`` is one line for people;
-    ``metric_value`` and ``score`` are NaN before the first measurement.
+    ``metric_value`` and ``score`` are NaN before the first measurement. What breaks a
+    constraint of the job says which in ``broken_constraints``.
     """
     front = {state.trial.number for state in front_of(log)}
     metric = "" if log.scale is None else log.scale.metric
@@ -150,11 +167,12 @@ def trials_frame(log: JobLog) -> pd.DataFrame:
             "score": state.score,
             "best_score": best_score(state),
             "metric_value": metric_value(state, metric),
-            **trial.costs.to_json(),
+            **state.costs.to_json(),
             "memory_bytes": _peak_memory(state),
             "seconds": trained_seconds(state),
             "num_failures": state.num_failures,
             "on_front": trial.number in front,
+            "broken_constraints": "; ".join(broken_constraints(log, state)),
         }
         for module in trial.configuration.modules:
             row[f"{module.method}.layers"] = ",".join(map(str, module.layers))
@@ -203,18 +221,19 @@ def front_table(log: JobLog) -> Table:
     front = front_of(log)
     marked = any(is_baseline(state) for state in front)
     table = Table(
-        title=f"Front of {log.name or 'the job'}: {len(front)} trials",
+        title=f"Front of {log.name or 'the job'}: {counted(len(front), 'trial')}",
         caption="* LoRA on all linear layers, learning rate swept (the baseline)"
         if marked
         else None,
         title_justify="left",
         caption_justify="left",
     )
-    for name in ("trial", metric, "parameters", "adapter", "memory"):
+    more = _further_costs(log)
+    for name in ("trial", metric, "parameters", "adapter", "memory", *more.values()):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("configuration", overflow="fold")
     for state in front:
-        costs = state.trial.costs
+        costs = state.costs
         value = state.score if log.scale is None else metric_value(state, log.scale.metric)
         table.add_row(
             f"{state.trial.number}{'*' if is_baseline(state) else ''}",
@@ -222,9 +241,24 @@ def front_table(log: JobLog) -> Table:
             count_text(costs.num_trainable_parameters),
             count_text(costs.num_adapter_parameters),
             bytes_text(costs.train_memory_bytes),
+            *(cost_text(name, getattr(costs, name)) for name in more),
             str(state.trial.configuration),
         )
     return table
+
+
+def _further_costs(log: JobLog) -> dict[str, str]:
+    """Return the costs a job asks for beyond those every table shows, and their headings."""
+    headings = {
+        ADAPTER_FILE_BYTES: "file",
+        INFERENCE_EXTRA_FLOPS: "extra FLOPs",
+        TRAIN_SECONDS: "time",
+        RETENTION: "retention",
+    }
+    if log.scale is None:
+        return {}
+    asked = {*log.scale.cost_names, *(constraint.name for constraint in log.scale.constraints)}
+    return {name: heading for name, heading in headings.items() if name in asked}
 
 
 def count_text(number: float) -> str:
@@ -237,9 +271,15 @@ def bytes_text(number: float) -> str:
     return _scaled(number, 1024.0, (" B", " KiB", " MiB", " GiB", " TiB"))
 
 
-def cost_text(name: str, value: float) -> str:
-    """Write a cost in its unit."""
-    return bytes_text(value) if name == TRAIN_MEMORY_BYTES else count_text(value)
+def cost_text(name: str, value: float | None) -> str:
+    """Write a cost in its unit; a dash where it was not measured."""
+    if value is None:
+        return "-"
+    if name in (TRAIN_MEMORY_BYTES, ADAPTER_FILE_BYTES):
+        return bytes_text(value)
+    if name == TRAIN_SECONDS:
+        return f"{value:.0f} s" if value >= 10 else f"{value:.2g} s"
+    return f"{value:+.4f}" if name == RETENTION else count_text(value)
 
 
 def cost_title(name: str) -> str:
@@ -247,6 +287,10 @@ def cost_title(name: str) -> str:
     titles = {
         NUM_TRAINABLE_PARAMETERS: "trainable parameters",
         TRAIN_MEMORY_BYTES: "training memory",
+        ADAPTER_FILE_BYTES: "adapter file",
+        INFERENCE_EXTRA_FLOPS: "extra FLOPs a token",
+        TRAIN_SECONDS: "training time",
+        RETENTION: "retention (rise of the base model's loss, nats a token)",
     }
     return titles.get(name, name.removeprefix("num_").replace("_", " "))
 

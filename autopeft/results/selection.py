@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from autopeft.errors import AutopeftError
 from autopeft.naming import nearest
 from autopeft.records import NUM_TRAINABLE_PARAMETERS, TrialState, TrialStatus
-from autopeft.results.front import ObjectiveScale, pareto_front
+from autopeft.results.front import ObjectiveScale, comparable, pareto_front
 
 WISHES = ("knee", "best", "smallest")
 
@@ -67,8 +67,8 @@ def knee(front: Sequence[TrialState], scale: ObjectiveScale) -> TrialState:
     scores = np.array([state.score for state in front])
     names = scale.cost_names or (NUM_TRAINABLE_PARAMETERS,)
     costs = np.array(
-        [[np.log(max(1, getattr(state.trial.costs, name))) for name in names] for state in front]
-    )
+        [comparable(name, [getattr(state.costs, name) for state in front]) for name in names]
+    ).T
     x = np.mean(np.column_stack([1.0 - _unit(column) for column in costs.T]), axis=1)
     y = _unit(scores)
     best = np.lexsort((-x, -y))[0]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 METHOD = "method"
 LEARNING_RATE = "learning_rate"
+#: Stands for the methods where all of them have the same layers.
+SHARED = "shared"
 
 
 class ConfigSpaceView:
@@ -35,7 +37,15 @@ class ConfigSpaceView:
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
-        self._is_one = space.combine == "one"
+        self._composer = space.composer
+        sets = space.method_sets
+        listed: list[tuple[str, ...]] | None = None
+        if sets.max_methods == 1:
+            listed = [(name,) for name in sets.values]
+        if space.combine == "all":
+            listed = sets.all_sets(len(sets.values))
+        #: The sets of methods by name where they are listed; None where each is on or off.
+        self._sets = None if listed is None else {"+".join(names): names for names in listed}
         self.config_space = self._declare()
 
     def _declare(self) -> ConfigurationSpace:
@@ -43,15 +53,17 @@ class ConfigSpaceView:
 
         declared = ConfigurationSpace(name=self.space.name)
         declared.add(UniformFloatHyperparameter(LEARNING_RATE, 0.0, 1.0, default_value=0.5))
-        several = len(self.space.parts) > 1
-        if several and self._is_one:
-            declared.add(_categorical(METHOD, self.space.methods))
-        elif several:
+        if self._sets is None:
             for name in self.space.methods:
                 declared.add(_categorical(f"use:{name}", (False, True), default=True))
+        elif len(self._sets) > 1:
+            declared.add(_categorical(METHOD, tuple(self._sets)))
+        for name in sorted(self._composer.sharing)[:1]:
+            self._add(declared, self.space.parts[name].layers, SHARED)
         for part in self.space.parts.values():
-            for domain in part.all_domains.values():
-                self._add(declared, domain, part.name)
+            for key, domain in part.all_domains.items():
+                if key != LAYERS or part.name not in self._composer.sharing:
+                    self._add(declared, domain, part.name)
         return declared
 
     def _add(self, declared: ConfigurationSpace, domain: Domain, method: str) -> None:
@@ -60,10 +72,11 @@ class ConfigSpaceView:
 
         parent: Any = None
         value: Any = None
-        if len(self.space.parts) > 1:
-            parent, value = (
-                (declared[METHOD], method) if self._is_one else (declared[f"use:{method}"], True)
-            )
+        if self._sets is None and method != SHARED:
+            parent, value = declared[f"use:{method}"], True
+        elif self._sets is not None and len(self._sets) > 1 and method != SHARED:
+            parent = declared[METHOD]
+            value = next(label for label, names in self._sets.items() if method in names)
         for hyperparameter, kind in _hyperparameters(domain, method):
             declared.add(hyperparameter)
             if kind is not None:
@@ -79,39 +92,44 @@ class ConfigSpaceView:
         none at all, the first method stands in.
         """
         plain = {name: _plain(value) for name, value in values.items()}
-        methods = self.space.methods
-        if len(methods) > 1 and self._is_one:
-            methods = (plain[METHOD],)
-        elif len(methods) > 1:
-            methods = tuple(name for name in methods if plain[f"use:{name}"])
-            sets = self.space.method_sets
+        sets = self.space.method_sets
+        if self._sets is None:
+            methods = tuple(name for name in self.space.methods if plain[f"use:{name}"])
             methods = sets.nearest(methods) if methods else sets.default
-        modules = []
+        else:
+            methods = self._sets[plain[METHOD]] if len(self._sets) > 1 else sets.default
+        chosen = {}
         for method in methods:
-            part = self.space.parts[method]
-            is_active = len(self.space.parts) == 1 or self._is_one or plain[f"use:{method}"]
-            chosen = {
-                name: _read(domain, method, plain) if is_active else domain.default
-                for name, domain in part.all_domains.items()
+            is_active = self._sets is not None or plain[f"use:{method}"]
+            chosen[method] = {
+                name: _read(domain, self._owner(method, name), plain)
+                if is_active or self._owner(method, name) == SHARED
+                else domain.default
+                for name, domain in self.space.parts[method].all_domains.items()
             }
-            modules.append(part.module(chosen))
-        rate = self.space.learning_rates(methods).at(plain[LEARNING_RATE])
-        return Configuration(modules=tuple(modules), learning_rate=rate)
+        return self._composer.configuration(chosen, plain[LEARNING_RATE])
+
+    def _owner(self, method: str, dimension: str) -> str:
+        """Return under whose name a dimension of a method stands."""
+        is_shared = dimension == LAYERS and method in self._composer.sharing
+        return SHARED if is_shared else method
 
     def values(self, configuration: Configuration) -> dict[str, Any]:
         """Return the active hyperparameters of one ConfigSpace configuration that stands for it."""
-        rates = self.space.learning_rates(configuration.methods)
-        found: dict[str, Any] = {LEARNING_RATE: rates.position(configuration.learning_rate)}
-        if len(self.space.parts) > 1 and self._is_one:
-            found[METHOD] = configuration.methods[0]
-        elif len(self.space.parts) > 1:
+        found: dict[str, Any] = {LEARNING_RATE: self._composer.position(configuration)}
+        chosen = self._composer.values(configuration)
+        if self._sets is None:
             for name in self.space.methods:
-                found[f"use:{name}"] = name in configuration.methods
-        for module in configuration.modules:
-            part = self.space.parts[module.method]
-            chosen = part.values(module)
-            for name, domain in part.all_domains.items():
-                found.update(_write(domain, module.method, chosen[name]))
+                found[f"use:{name}"] = name in chosen
+        elif len(self._sets) > 1:
+            names = tuple(chosen)
+            found[METHOD] = next(label for label, each in self._sets.items() if each == names)
+        if self._composer.sharing and not self._composer.sharing & chosen.keys():
+            shared = self.space.parts[min(self._composer.sharing)].layers
+            found.update(_write(shared, SHARED, shared.default))
+        for method, given in chosen.items():
+            for name, domain in self.space.parts[method].all_domains.items():
+                found.update(_write(domain, self._owner(method, name), given[name]))
         return found
 
 
@@ -122,9 +140,8 @@ def _hyperparameters(domain: Domain, method: str) -> list[tuple[Any, str | None]
     if domain.is_constant:
         return []
     if isinstance(domain, LayerDomain):
-        first = domain.kinds[0]
         found: list[tuple[Any, str | None]] = [
-            (_categorical(f"{method}:placement", domain.kinds, default=first), None)
+            (_categorical(f"{method}:placement", domain.choices), None)
         ]
         top = domain.num_layers
         if "last" in domain.kinds:
@@ -154,6 +171,8 @@ def _read(domain: Domain, method: str, plain: Mapping[str, Any]) -> Any:
     name = f"{method}:{domain.name}"
     if isinstance(domain, LayerDomain):
         kind = plain[f"{method}:placement"]
+        if kind in domain.named:
+            return domain.named[kind]
         if kind == "all":
             return domain.values
         if kind == "last":

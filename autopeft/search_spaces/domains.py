@@ -143,15 +143,19 @@ class ValueDomain(Domain):
         """Return the closest member."""
         if value in self:
             return value
-        if self.is_ordered and _is_number(value) and value > 0:
-            return min(self.values, key=lambda member: abs(math.log(member / value)))
+        if self.is_ordered and _is_number(value) and all(map(_is_number, self.values)):
+            if value > 0 and all(member > 0 for member in self.values):
+                return min(self.values, key=lambda member: abs(math.log(member / value)))
+            return min(self.values, key=lambda member: abs(member - value))
         return self.values[0]
 
 
 class SubsetDomain(Domain):
     """A non-empty subset of some values, kept in their order: one flag for each value.
 
-    The prior draws the size uniformly first, so that "all of them" is as likely as one alone.
+    Where only listed subsets are allowed, values that always come together share a flag, and
+    those that are in every subset, or in none, have none. The prior draws the size uniformly
+    first, so that "all of them" is as likely as one alone.
 
     Args:
         name: Name of the dimension.
@@ -174,11 +178,21 @@ class SubsetDomain(Domain):
         self.allowed = None if allowed is None else _distinct(self.sort(s) for s in allowed)
         if self.allowed is None and len(self.values) == 1:
             self.allowed = (self.values,)
-        self.columns = tuple(f"{name}:{value}" for value in self.values)
+        self._flags = self._flagged()
+        self.columns = tuple(f"{name}:{'+'.join(map(str, each))}" for each in self._flags)
         self.is_constant = self.allowed is not None and len(self.allowed) == 1
         self.num_coordinates = 1 if self.allowed is not None else 1 + len(self.values)
         self._masks = {subset: self.mask(subset) for subset in self.allowed or ()}
         self.default = self.nearest(default)
+
+    def _flagged(self) -> tuple[tuple[Any, ...], ...]:
+        """Return the groups of values that have a flag."""
+        if self.allowed is None:
+            return tuple((value,) for value in self.values)
+        together: dict[tuple[bool, ...], list[Any]] = {}
+        for value in self.values:
+            together.setdefault(tuple(value in subset for subset in self.allowed), []).append(value)
+        return tuple(tuple(each) for where, each in together.items() if len(set(where)) == 2)
 
     def sort(self, subset: Iterable[Any]) -> tuple[Any, ...]:
         """Return the members of a subset in order, each once."""
@@ -206,10 +220,13 @@ class SubsetDomain(Domain):
 
     def encode(self, value: Any) -> Sequence[float]:
         """Return the codes; see :class:`Domain`."""
-        codes = [0.0] * len(self.values)
-        for item in value:
-            codes[self._place[item]] = 1.0
-        return codes
+        if self.allowed is None:
+            codes = [0.0] * len(self.values)
+            for item in value:
+                codes[self._place[item]] = 1.0
+            return codes
+        inside = set(value)
+        return [float(each[0] in inside) for each in self._flags]
 
     def decode(self, codes: Sequence[float]) -> Any:
         """Return the member nearest to the codes."""
@@ -220,9 +237,6 @@ class SubsetDomain(Domain):
             return chosen or (self.values[max(range(len(codes)), key=codes.__getitem__)],)
         if self.is_constant:
             return self.allowed[0]
-        exact = tuple(value for value, code in zip(self.values, codes, strict=True) if code >= 0.5)
-        if exact in self._masks:
-            return exact
         return min(
             self.allowed,
             key=lambda subset: math.fsum(
@@ -274,6 +288,8 @@ class SubsetDomain(Domain):
 
     def nearest(self, value: Any) -> Any:
         """Return the closest member."""
+        if not isinstance(value, tuple | list):
+            return self.default
         inside = tuple(item for item in self.values if item in set(value)) or self.values
         if self.allowed is None or inside in self._masks:
             return inside

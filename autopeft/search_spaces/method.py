@@ -16,6 +16,8 @@ from autopeft.registry import Registry
 from autopeft.search_spaces.configuration import Module, Setting
 
 SavedAs = Literal["peft", "peft-parts", "ours"]
+#: Where a trained adapter is to run: inside the base weights, in PEFT, or in vLLM.
+Deploy = Literal["merged", "peft", "vllm"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,9 @@ class Method(ABC):
     is_placeable: ClassVar[bool] = True
     #: Whether it can stand beside other methods in one configuration.
     is_combinable: ClassVar[bool] = True
+    #: Names of what only one method of a configuration can have, such as ``prompt`` (the
+    #: tokens in front of the text): methods that share one never stand together.
+    exclusive: ClassVar[frozenset[str]] = frozenset()
     #: Dotted name of the file that registers config and layers with PEFT; None where they
     #: are PEFT's own.
     module_file: ClassVar[str | None] = None
@@ -121,6 +126,43 @@ class Method(ABC):
         the sites.
         """
         return self.is_mergeable
+
+    def site_names(self, settings: Mapping[str, Setting]) -> tuple[str, ...] | None:
+        """Return the names of the sites a module with these settings is put on.
+
+        Layers that have none of them make no difference and are left out of a
+        configuration. None where every layer counts. By default the setting ``sites``.
+        """
+        sites = settings.get("sites")
+        return sites if isinstance(sites, tuple) else None
+
+    def deploy_values(self, shape: ModelShape, deploy: Deploy) -> Mapping[str, tuple[Any, ...]]:
+        """Return the only values some dimensions may have where a module is to run so.
+
+        By default no dimension is restricted where the module can run so at all: merged as
+        ``is_mergeable`` says, in PEFT as ``saved_as`` does, in vLLM never.
+
+        Raises:
+            ValueError: it cannot, and why.
+        """
+        if deploy == "merged" and not self.is_mergeable:
+            raise ValueError("it cannot be merged into the base weights")
+        if deploy == "peft" and self.saved_as != "peft":
+            raise ValueError("PEFT alone cannot load it")
+        if deploy == "vllm":
+            raise ValueError("vLLM loads LoRA only")
+        return {}
+
+    @classmethod
+    def from_peft_config(cls, shape: ModelShape, config: Mapping[str, Any]) -> Module:
+        """Return the module that a published ``adapter_config.json`` means on a model.
+
+        The settings may lie outside of :meth:`dimensions`.
+
+        Raises:
+            ValueError: it means no module of this method, and why.
+        """
+        raise ValueError(f"{cls.name} cannot be read from a PEFT config")
 
     def canonical(self, settings: Mapping[str, Setting]) -> Mapping[str, Setting]:
         """Return the settings by which the same training is known; by default unchanged.

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from autopeft.search_spaces.composer import Composer
 from autopeft.search_spaces.configuration import Configuration
-from autopeft.search_spaces.domains import SubsetDomain
-from autopeft.search_spaces.encoding import Encoding
-from autopeft.search_spaces.part import Part
+from autopeft.search_spaces.part import LAYERS
 from autopeft.search_spaces.prior import Prior
 
 #: Standard deviation of a step of the learning rate, as a part of its range on a log scale.
@@ -21,12 +20,9 @@ SECOND_CHANGE = 0.4
 class Mutation:
     """Draw neighbours inside one space."""
 
-    def __init__(
-        self, parts: dict[str, Part], methods: SubsetDomain, encoding: Encoding, prior: Prior
-    ) -> None:
-        self._parts = parts
-        self._methods = methods
-        self._encoding = encoding
+    def __init__(self, composer: Composer, prior: Prior) -> None:
+        self._composer = composer
+        self._methods = composer.methods
         self._prior = prior
 
     def change(self, configuration: Configuration, generator: np.random.Generator) -> Configuration:
@@ -40,59 +36,52 @@ class Mutation:
         self, configuration: Configuration, generator: np.random.Generator
     ) -> Configuration:
         choices: list[tuple[str, str]] = []
-        rates = self._encoding.learning_rates(configuration.methods)
+        names = self._composer.names(configuration)
+        rates = self._composer.learning_rates(names)
         if not rates.is_constant:
             choices.append(("", "learning_rate"))
         if not self._methods.is_constant:
             choices.append(("", "method"))
-        for method in configuration.methods:
-            domains = self._parts[method].all_domains
-            choices += [(method, name) for name, d in domains.items() if not d.is_constant]
+        for part in names:
+            domains = self._composer.parts[part].all_domains
+            choices += [(part, name) for name, d in domains.items() if not d.is_constant]
         if not choices:
             return configuration
-        method, name = choices[int(generator.integers(len(choices)))]
+        part, name = choices[int(generator.integers(len(choices)))]
+        place = rates.position(configuration.learning_rate)
         if name == "learning_rate":
-            place = rates.position(configuration.learning_rate)
             rate = rates.at(place + generator.normal(0.0, LEARNING_RATE_STEP))
             return Configuration(modules=configuration.modules, learning_rate=rate)
+        values = self._composer.values(configuration)
         if name == "method":
-            return self._change_methods(configuration, generator)
-        part = self._parts[method]
-        modules = tuple(
-            part.module(_with(part, module, name, generator)) if module.method == method else module
-            for module in configuration.modules
-        )
-        return Configuration(modules=modules, learning_rate=configuration.learning_rate)
+            values = self._other_methods(values, generator)
+        else:
+            domain = self._composer.parts[part].all_domains[name]
+            values[part][name] = domain.neighbour(values[part][name], generator)
+            if name == LAYERS and part in self._composer.sharing:
+                for other in self._composer.sharing & values.keys():
+                    values[other][LAYERS] = values[part][LAYERS]
+        changed = self._composer.configuration(values, place)
+        if self._composer.names(changed) != names:
+            return changed
+        return Configuration(modules=changed.modules, learning_rate=configuration.learning_rate)
 
-    def _change_methods(
-        self, configuration: Configuration, generator: np.random.Generator
-    ) -> Configuration:
+    def _other_methods(
+        self, values: dict[str, dict[str, Any]], generator: np.random.Generator
+    ) -> dict[str, dict[str, Any]]:
         """Add, drop or swap a method; layers, sites and the relative learning rate carry over."""
-        methods = self._methods.neighbour(configuration.methods, generator)
-        kept = {module.method: module for module in configuration.modules}
+        methods = self._methods.neighbour(tuple(values), generator)
         known: dict[str, Any] = {}
-        for module in configuration.modules:
-            known.update(self._parts[module.method].values(module))
+        for given in values.values():
+            known.update(given)
         u = generator.random(self._prior.num_coordinates).tolist()
-        modules = []
+        found = {}
         for method in methods:
-            if method in kept:
-                modules.append(kept[method])
+            if method in values:
+                found[method] = values[method]
                 continue
-            part = self._parts[method]
-            values = self._prior.values(method, u)
-            for name, domain in part.all_domains.items():
+            found[method] = self._prior.values(method, u)
+            for name, domain in self._composer.parts[method].all_domains.items():
                 if name in known:
-                    values[name] = domain.nearest(known[name])
-            modules.append(part.module(values))
-        place = self._encoding.learning_rates(configuration.methods).position(
-            configuration.learning_rate
-        )
-        rate = self._encoding.learning_rates(methods).at(place)
-        return Configuration(modules=tuple(modules), learning_rate=rate)
-
-
-def _with(part: Part, module: Any, name: str, generator: np.random.Generator) -> dict[str, Any]:
-    values = part.values(module)
-    values[name] = part.all_domains[name].neighbour(values[name], generator)
-    return values
+                    found[method][name] = domain.nearest(known[name])
+        return found

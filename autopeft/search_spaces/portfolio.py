@@ -9,6 +9,10 @@ from autopeft.search_spaces.configuration import Configuration, Module, Setting
 from autopeft.search_spaces.part import Part
 from autopeft.search_spaces.targets import SITE_NAMES, all_linear
 
+#: Defaults that a search starts with at most. A space with no more sets of methods gets one
+#: for each of them; a larger one gets one for each family of methods, as far as they go.
+MAX_DEFAULTS = 12
+
 
 def origin_of(shape: ModelShape, configuration: Configuration) -> str:
     """Return the origin a member of the portfolio carries.
@@ -50,7 +54,7 @@ def known_good(shape: ModelShape, parts: Mapping[str, Part]) -> list[Configurati
         add(1.0, lora(8, everywhere, all_linear(shape)))
         add(0.3, lora(8, everywhere, all_linear(shape)))
         add(0.5, lora(32, everywhere, all_linear(shape)))
-        add(1.0, lora(4, upper_half, ("q", "v")))
+        add(1.0, lora(4, upper_half, _queries_and_values(shape)))
     if "ia3" in parts:
         add(1.0, Module.of("ia3", everywhere, sites=SITE_NAMES))
     if "beft" in parts:
@@ -59,3 +63,11 @@ def known_good(shape: ModelShape, parts: Mapping[str, Part]) -> list[Configurati
     if "prefix" in parts:
         add(1.0, Module.of("prefix", everywhere, prefix_length=16))
     return found
+
+
+def _queries_and_values(shape: ModelShape) -> tuple[str, ...]:
+    """Return the sites of Hu et al. 2022, or what a model has in their place."""
+    for names in (("q", "v"), ("qkv",), ("mixer_in", "mixer_out")):
+        if set(names) <= set(shape.site_names):
+            return names
+    return all_linear(shape)

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from itertools import combinations
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from autopeft.records import ModelShape, Proposal
-from autopeft.search_spaces.configuration import Configuration
-from autopeft.search_spaces.domains import SubsetDomain
-from autopeft.search_spaces.encoding import Encoding
+from autopeft.search_spaces.composer import Composer
+from autopeft.search_spaces.composition import (
+    MAX_METHODS,
+    Combine,
+    MethodSets,
+    WholeSets,
+    conflicts_among,
+)
+from autopeft.search_spaces.configuration import Configuration, Module
+from autopeft.search_spaces.encoding import Blocks, Encoding
 from autopeft.search_spaces.mutation import Mutation
-from autopeft.search_spaces.part import LearningRates, Part
-from autopeft.search_spaces.portfolio import known_good, origin_of
+from autopeft.search_spaces.part import LAYERS, LearningRates, Part
+from autopeft.search_spaces.portfolio import MAX_DEFAULTS, known_good, origin_of
 from autopeft.search_spaces.prior import Prior
 from autopeft.search_spaces.space_files import SpaceSpec, preset_names, read_spec
 from autopeft.search_spaces.spec import parse, space_problems
 
 __all__ = ["SearchSpace", "check_space", "load_space", "lora_sweep_space", "preset_names"]
-
-Combine = Literal["one", "any"]
 
 
 class SearchSpace:
@@ -36,8 +40,13 @@ class SearchSpace:
         name: For people.
         shape: The model.
         parts: The methods, each with its restricted dimensions.
-        combine: ``one`` method in each configuration, or ``any`` non-empty set of them
-            (methods that cannot stand beside others stay alone).
+        combine: ``one`` method in each configuration, or ``any`` set of them whose members
+            can stand together (see :mod:`~autopeft.search_spaces.composition`), or ``all``.
+        max_methods: Methods in one configuration at most, where it is ``any``.
+        one_per_family: Whether at most one method of a family stands in a configuration.
+        shares_layers: Whether all methods of a configuration stand on the same layers.
+        included: Published adapters to try first; those that the parts' dimensions do not
+            reach are parts of their own.
         notes: What was left out and why, for people.
     """
 
@@ -48,19 +57,40 @@ class SearchSpace:
         parts: Sequence[Part],
         *,
         combine: Combine = "one",
+        max_methods: int = MAX_METHODS,
+        one_per_family: bool = False,
+        shares_layers: bool = False,
+        included: Sequence[Module] = (),
         notes: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.shape = shape
         self.combine = combine
+        self.included = tuple(included)
         self.notes = tuple(notes)
         self.parts = {part.name: part for part in sorted(parts, key=lambda part: part.name)}
-        self.method_sets = _method_sets(list(self.parts.values()), combine)
-        shared = combine == "one"
-        self._encoding = Encoding(self.parts, self.method_sets, is_shared=shared)
-        self._prior = Prior(self.parts, self.method_sets, self._encoding, is_shared=shared)
-        self._mutation = Mutation(self.parts, self.method_sets, self._encoding, self._prior)
+        self.method_sets = self._method_sets(max_methods, one_per_family)
+        self.composer = Composer(self.parts, self.method_sets, shares_layers=shares_layers)
+        blocks = Blocks(self._groups(one_per_family), self.composer.sharing)
+        self._encoding = Encoding(self.composer, blocks)
+        self._prior = Prior(self.composer, blocks)
+        self._mutation = Mutation(self.composer, self._prior)
         self._sobol: tuple[int, NDArray[np.float64]] | None = None
+
+    def _method_sets(self, max_methods: int, one_per_family: bool) -> MethodSets:
+        names = tuple(self.parts)
+        if self.combine == "all":
+            return WholeSets(names, [n for n, part in self.parts.items() if part.fixed is None])
+        conflicts = conflicts_among(self.parts.values(), one_per_family=one_per_family)
+        return MethodSets(names, conflicts, 1 if self.combine == "one" else max_methods)
+
+    def _groups(self, one_per_family: bool) -> dict[str, str]:
+        """Return which parts share columns: those that never stand in one configuration."""
+        if self.combine == "one":
+            return dict.fromkeys(self.parts, "")
+        if one_per_family:
+            return {name: part.method.family for name, part in self.parts.items()}
+        return {name: name for name in self.parts}
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -141,68 +171,87 @@ class SearchSpace:
 
         None where the space cannot hold its methods, or not together.
         """
+        if configuration in self:
+            return configuration
         if configuration.methods not in self.method_sets:
             return None
-        modules = []
+        values = {}
         for module in configuration.modules:
             part = self.parts[module.method]
-            given = part.values(module)
-            modules.append(
-                part.module(
-                    {
-                        name: domain.nearest(given[name]) if name in given else domain.default
-                        for name, domain in part.all_domains.items()
-                    }
-                )
-            )
-        rates = self._encoding.learning_rates(configuration.methods)
-        rate = min(max(configuration.learning_rate, rates.low), rates.high)
-        return Configuration(modules=tuple(modules), learning_rate=rate)
+            given = {LAYERS: module.layers, **module.as_dict()}
+            values[part.name] = {
+                name: domain.nearest(given[name]) if name in given else domain.default
+                for name, domain in part.all_domains.items()
+            }
+        rates = self.learning_rates(configuration.methods)
+        return self.composer.configuration(values, rates.position(configuration.learning_rate))
 
     def learning_rates(self, methods: Sequence[str]) -> LearningRates:
         """Return the learning rates of configurations that hold these methods."""
-        return self._encoding.learning_rates(methods)
+        return self.composer.learning_rates(methods)
 
     def __contains__(self, configuration: object) -> bool:
         return isinstance(configuration, Configuration) and not self.explain(configuration)
 
     def explain(self, configuration: Configuration) -> list[str]:
         """Return why a configuration is no member; nothing where it is one."""
-        unknown = [name for name in configuration.methods if name not in self.parts]
-        if unknown:
-            return [f"{name} is not in the space ({', '.join(self.parts)})" for name in unknown]
-        if configuration.methods not in self.method_sets:
-            together = " + ".join(configuration.methods) or "no method at all"
-            return [f"{together} cannot be one configuration of this space"]
-        reasons = []
-        for module in configuration.modules:
-            reasons += self.parts[module.method].explain(module)
-        rates = self._encoding.learning_rates(configuration.methods)
-        if configuration.learning_rate not in rates:
-            reasons.append(
-                f"learning_rate is {configuration.learning_rate:g}, expected "
-                f"{rates.low:g} to {rates.high:g}"
-            )
-        return reasons
+        return self.composer.explain(configuration)
 
     def num_adapter_parameters(self, configuration: Configuration) -> int:
         """Return the exact number of trainable parameters, task head excluded."""
         return sum(
-            self.parts[module.method].method.num_parameters(self.shape, module)
-            for module in configuration.modules
+            self.parts[name].method.num_parameters(self.shape, module)
+            for name, module in zip(
+                self.composer.names(configuration), configuration.modules, strict=True
+            )
         )
 
     def portfolio(self) -> list[Proposal]:
-        """Return known-good defaults that the space contains, cheapest first.
+        """Return known-good configurations that the space contains, cheapest first.
 
-        LoRA on all linear layers carries the origin ``portfolio:lora-sweep``.
+        LoRA on all linear layers carries the origin ``portfolio:lora-sweep``, a published
+        adapter the origin ``included``.
         """
-        found = [self.nearest(wanted) for wanted in known_good(self.shape, self.parts)]
-        members = dict.fromkeys(member for member in found if member is not None)
+        found: dict[Configuration, str] = {}
+        for module in self.included:
+            names = self.composer.names(Configuration(modules=(module,), learning_rate=1.0))
+            rate = self.learning_rates(names).default
+            found[Configuration(modules=(module,), learning_rate=rate)] = "included"
+        for wanted in known_good(self.shape, self.parts):
+            member = self.nearest(wanted)
+            if member is not None:
+                found.setdefault(member, origin_of(self.shape, member))
+        for names in self._telling_sets(map(self.composer.names, list(found))):
+            found.setdefault(self._default(names), "portfolio")
         return [
-            Proposal(configuration=member, origin=origin_of(self.shape, member))
-            for member in sorted(members, key=self.num_adapter_parameters)
+            Proposal(configuration=member, origin=found[member])
+            for member in sorted(found, key=self.num_adapter_parameters)
         ]
+
+    def _telling_sets(self, known: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        """Return the sets of methods that lack a default: all where there are few.
+
+        Else one method of each family that has none yet, as far as there is room.
+        """
+        have = list(known)
+        sets = self.method_sets.all_sets(MAX_DEFAULTS + 1)
+        if len(sets) <= MAX_DEFAULTS:
+            return [names for names in sets if names not in have]
+        seen = {self.parts[name].method.family for names in have for name in names}
+        families: dict[str, tuple[str, ...]] = {}
+        for name, part in self.parts.items():
+            if part.method.family not in seen:
+                families.setdefault(part.method.family, (name,))
+        return list(families.values())[: max(0, MAX_DEFAULTS - len(have))]
+
+    def _default(self, names: Sequence[str]) -> Configuration:
+        """Return the configuration of some methods with every dimension at its default."""
+        values = {
+            name: {key: domain.default for key, domain in self.parts[name].all_domains.items()}
+            for name in names
+        }
+        rates = self.learning_rates(names)
+        return self.composer.configuration(values, rates.position(rates.default))
 
     def describe(self) -> list[str]:
         """Say what the space holds, a line for each method and dimension."""
@@ -214,20 +263,6 @@ class SearchSpace:
             lines.append(f"  placement: {part.layers.describe()}")
             lines.append(f"  learning_rate: {rates.low:g} to {rates.high:g}")
         return [*lines, *self.notes]
-
-
-def _method_sets(parts: Sequence[Part], combine: Combine) -> SubsetDomain:
-    names = [part.name for part in parts]
-    allowed: list[tuple[str, ...]] | None = [(name,) for name in names]
-    if combine == "any":
-        free = [part.name for part in parts if part.method.is_combinable]
-        if len(free) == len(names):
-            allowed = None
-        else:
-            alone = [(name,) for name in names if name not in free]
-            sets = [c for size in range(1, len(free) + 1) for c in combinations(free, size)]
-            allowed = [*alone, *sets]
-    return SubsetDomain("method", names, allowed=allowed, default=names[:1])
 
 
 def load_space(
@@ -249,7 +284,17 @@ def load_space(
 
 def _build(spec: SpaceSpec, shape: ModelShape) -> SearchSpace:
     parsed = parse(spec, shape)
-    return SearchSpace(spec.name, shape, parsed.parts, combine=parsed.combine, notes=parsed.notes)
+    return SearchSpace(
+        spec.name,
+        shape,
+        parsed.parts,
+        combine=parsed.combine,
+        max_methods=parsed.max_methods,
+        one_per_family=parsed.one_per_family,
+        shares_layers=parsed.shares_layers,
+        included=parsed.included,
+        notes=parsed.notes,
+    )
 
 
 def check_space(spec: str | Path | Mapping[str, Any], *, base: Path | None = None) -> list[str]:

@@ -13,8 +13,11 @@ import yaml
 
 from autopeft.errors import InvalidSpaceError
 from autopeft.naming import did_you_mean
+from autopeft.search_spaces.included import read_included
 
 _SUFFIXES = (".yaml", ".yml", ".json")
+#: Among methods: every one that is not named.
+ALL = "all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +29,13 @@ class SpaceSpec:
         data: What was written, unchecked.
         is_preset: Presets leave out methods a model cannot use; what a user names must be
             usable.
+        named: Methods that a user named beside a preset.
     """
 
     name: str
     data: Any
     is_preset: bool = False
+    named: frozenset[str] = frozenset()
 
 
 @cache
@@ -53,13 +58,42 @@ def preset_description(name: str) -> str:
 def read_spec(spec: str | Path | Mapping[str, Any], *, base: Path | None = None) -> SpaceSpec:
     """Find and read a space: the name of a preset, a file relative to ``base``, or content.
 
+    Content may build on a preset (``preset: NAME``) and name files of published adapters
+    (``include``); both are taken in.
+
     Raises:
         InvalidSpaceError: there is no such preset or file, or it is no YAML.
     """
-    if isinstance(spec, Mapping):
-        return SpaceSpec(name="custom", data=spec)
     if isinstance(spec, str) and spec in preset_names():
         return SpaceSpec(name=spec, data=_load_yaml(preset_text(spec), spec), is_preset=True)
+    name = "custom" if isinstance(spec, Mapping) else Path(spec).stem
+    return _on_preset(name, self_contained(spec, base=base))
+
+
+def self_contained(spec: str | Path | Mapping[str, Any], *, base: Path | None = None) -> Any:
+    """Return the content of a space that is no preset's name, with the files it names inside.
+
+    Args:
+        spec: A YAML file relative to ``base``, or content.
+        base: Folder that paths in ``spec`` start from; in a file they start from its folder.
+
+    Raises:
+        InvalidSpaceError: a file does not exist or cannot be read.
+    """
+    data: Any = spec
+    if not isinstance(spec, Mapping):
+        path = _find(spec, base)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidSpaceError(f"space file {str(spec)!r} cannot be read: {error}") from error
+        data, base = _load_yaml(text, str(spec)), path.parent
+    if isinstance(data, Mapping) and data.get("include") is not None:
+        data = {**data, "include": read_included(data["include"], base=base)}
+    return data
+
+
+def _find(spec: str | Path, base: Path | None) -> Path:
     path = Path(base or ".") / Path(spec).expanduser()
     if not path.is_file():
         if Path(spec).suffix.lower() in _SUFFIXES or len(Path(spec).parts) > 1:
@@ -71,11 +105,37 @@ def read_spec(spec: str | Path | Mapping[str, Any], *, base: Path | None = None)
             f"unknown space {str(spec)!r}{did_you_mean(str(spec), preset_names())}",
             hint=f"name a preset ({_listed()}) or a YAML file relative to the job file",
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidSpaceError(f"space file {str(spec)!r} cannot be read: {error}") from error
-    return SpaceSpec(name=path.stem, data=_load_yaml(text, str(spec)))
+    return path
+
+
+def _on_preset(name: str, data: Any) -> SpaceSpec:
+    """Take in the preset that the content builds on."""
+    if not isinstance(data, Mapping) or "preset" not in data:
+        return SpaceSpec(name=name, data=data)
+    content = dict(data)
+    preset = content.pop("preset")
+    if preset not in preset_names():
+        raise InvalidSpaceError(
+            f"unknown preset {preset!r}{did_you_mean(str(preset), preset_names())}",
+            hint=f"name one of {_listed()}",
+        )
+    below = _load_yaml(preset_text(preset), preset)
+    named = _by_name(content.pop("methods", None))
+    methods = {**_by_name(below["methods"]), **named}
+    return SpaceSpec(
+        name=preset if name == "custom" else name,
+        data={**below, **content, "methods": methods},
+        is_preset=True,
+        named=frozenset(named) - {ALL},
+    )
+
+
+def _by_name(methods: Any) -> dict[str, Any]:
+    """Return methods as a mapping; what is none of the forms allowed is no method's name."""
+    if isinstance(methods, Mapping):
+        return {str(name): settings for name, settings in methods.items()}
+    listed = methods if isinstance(methods, list) else [methods]
+    return {str(name): None for name in listed if name is not None}
 
 
 def _presets() -> Any:

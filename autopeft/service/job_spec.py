@@ -36,6 +36,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from autopeft.errors import InvalidJobError
+from autopeft.naming import counted
 from autopeft.records import COST_NAMES, NUM_TRAINABLE_PARAMETERS, TRAIN_MEMORY_BYTES
 from autopeft.service.job_checks import find_problems
 from autopeft.service.job_problems import KeyPath, Problem, problems_of
@@ -67,7 +68,7 @@ class JobSpec(JobSettings):
     base: Path
 
     @property
-    def metric(self) -> str | None:
+    def score_metric(self) -> str | None:
         """The metric among the objectives; None stands for the task's own."""
         return next((name for name in self.objectives or () if name not in COST_NAMES), None)
 
@@ -187,7 +188,7 @@ def parse_job(
         lines = lines or {}
         ordered = sorted(problems, key=lambda problem: _line_number(problem.path, lines))
         texts = dict.fromkeys(_line(problem, lines, changes) for problem in ordered)
-        count = "1 problem" if len(texts) == 1 else f"{len(texts)} problems"
+        count = counted(len(texts), "problem")
         raise InvalidJobError(f"{source} has {count}:", problems=list(texts))
     return _with_space_inside(spec)
 
@@ -229,12 +230,12 @@ def _complete(settings: JobSettings, *, base: Path, name: str) -> JobSpec:
 
 
 def _with_space_inside(spec: JobSpec) -> JobSpec:
-    """Take the content of a space file into the job, so that a resume does not need the file."""
-    from autopeft.search_spaces.space_files import preset_names, read_spec
+    """Take the files a space is in into the job, so that a resume does not need them."""
+    from autopeft.search_spaces.space_files import preset_names, self_contained
 
-    if not isinstance(spec.space, str) or spec.space in preset_names():
+    if isinstance(spec.space, str) and spec.space in preset_names():
         return spec
-    return spec.model_copy(update={"space": read_spec(spec.space, base=spec.base).data})
+    return spec.model_copy(update={"space": self_contained(spec.space, base=spec.base)})
 
 
 def _is_under(path: KeyPath, skip: set[KeyPath]) -> bool:

@@ -42,6 +42,11 @@ class JobFolder:
         return self.root / "assets"
 
     @property
+    def metric(self) -> Path:
+        """The job's own copy of the user's metric, where it names one in a file."""
+        return self.root / "metric.py"
+
+    @property
     def confirmation(self) -> Path:
         """Log of the finalists' retrainings, scored on the test split."""
         return self.root / "confirmation.sqlite"
@@ -78,7 +83,7 @@ class JobFolder:
 
     def remove_empty_job(self) -> None:
         """Remove the log of a job that never got to a trial, and the folder if that empties it."""
-        for path in (*self.root.glob(f"{self.log.name}*"), self.assets):
+        for path in (*self.root.glob(f"{self.log.name}*"), self.assets, self.metric):
             if path.is_file():
                 path.unlink()
         shutil.rmtree(self.assets, ignore_errors=True)

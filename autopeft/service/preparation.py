@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from autopeft.errors import DataError, InvalidJobError
 from autopeft.naming import did_you_mean
 from autopeft.records import COST_NAMES, Costs, ModelShape
-from autopeft.results.front import ObjectiveScale
+from autopeft.results.front import MEASURED_ENDS, Constraint, ObjectiveScale
+from autopeft.search_spaces.method import get_method
 from autopeft.search_spaces.space import SearchSpace, load_space
 from autopeft.service.job_spec import JobSpec
+from autopeft.service.last_step import plan_answers, read_probe_of
 from autopeft.workers.tasks.metric_names import METRICS_BY_TASK
 
 if TYPE_CHECKING:
     from autopeft.proposers.base import CostFunction
     from autopeft.search_spaces.configuration import Configuration
-    from autopeft.workers.dataset import TokenizedData
+    from autopeft.workers.dataset import EncodedData
+    from autopeft.workers.generation import GenerationPlan
     from autopeft.workers.memory import MemoryModel
     from autopeft.workers.worker import WorkerPlan
 
 #: Configurations drawn to find how cheap and how costly the space can be.
 NUM_SCALE_SAMPLES = 256
+
+#: Adapters are trained and saved as float32, also over a base of half precision.
+BYTES_PER_SAVED_NUMBER = 4
 
 #: Batches are padded to a multiple of this many tokens.
 TOKEN_MULTIPLE = 8
@@ -42,7 +49,8 @@ class Prepared:
         fingerprint: Of the rows of all splits.
         provenance: Where the rows came from.
         num_rows: Rows by split.
-        text_columns: One or two column names.
+        text_columns: Names of the columns a model sees.
+        input_roles: What they are to the task, e.g. ``text`` or ``prompt``, ``completion``.
         scale: How the objectives compare.
         memory_tokens: Tokens per example that memory is predicted for: the longest example.
     """
@@ -57,6 +65,7 @@ class Prepared:
     provenance: Mapping[str, Any]
     num_rows: Mapping[str, int]
     text_columns: tuple[str, ...]
+    input_roles: tuple[str, ...]
     scale: ObjectiveScale
     memory_tokens: int
 
@@ -69,6 +78,7 @@ class Prepared:
             "scale": self.scale.to_json(),
             "id2label": None if self.id2label is None else list(self.id2label),
             "text_columns": list(self.text_columns),
+            "input_roles": list(self.input_roles),
         }
 
 
@@ -99,6 +109,7 @@ def prepare(
     scale: ObjectiveScale | None = None,
     score_on: Literal["validation", "test"] = "validation",
     on_phase: Callable[[str], None] = lambda text: None,
+    kept_metric: Path | None = None,
 ) -> Workbench:
     """Read the data, look at the model and build the space.
 
@@ -107,14 +118,18 @@ def prepare(
         scale: The recorded scale of a job that is resumed; found anew where None.
         score_on: ``validation`` in a search. ``test`` only for finalists.
         on_phase: Told what is going on.
+        kept_metric: The job's copy of the user's metric; it counts where it is there.
 
     Raises:
         AutopeftError: data, model or space do not fit the job.
     """
-    from autopeft.workers.data import load_splits, tokenize
-    from autopeft.workers.models import load_config, load_tokenizer, resolve_model
+    from autopeft.workers.data import encode_splits, load_splits
+    from autopeft.workers.data.chat import read_chat_template
+    from autopeft.workers.models import load_config, max_positions, resolve_model
+    from autopeft.workers.pretraining.building import build_if_missing
+    from autopeft.workers.processors import load_processor
     from autopeft.workers.shapes import model_shape
-    from autopeft.workers.tasks.base import TASKS, infer_task
+    from autopeft.workers.tasks.base import TASKS, EncodingSettings, infer_task
     from autopeft.workers.worker import WorkerPlan
 
     on_phase("reading the data")
@@ -124,24 +139,48 @@ def prepare(
     task = TASKS.get(task_name)()
     encoding = task.encode_labels(splits)
 
+    build_if_missing(spec.model.name, on_phase)
     on_phase("looking at the model")
     source = resolve_model(spec.model, base=spec.base)
     config = load_config(source, encoding.num_outputs, encoding.id2label, task_name)
-    shape = model_shape(source, config)
+    shape = model_shape(source, config, task_name)
 
-    on_phase("tokenising")
-    data = tokenize(
-        splits, encoding, load_tokenizer(source), spec.training.max_tokens, score_on=score_on
+    on_phase("encoding the data")
+    encoding_settings = EncodingSettings(
+        max_tokens=spec.training.max_tokens,
+        packing=spec.training.packing,
+        chat_template=read_chat_template(spec.data, spec.base),
+    )
+    processor = load_processor(source, config, task.modality)
+    data = encode_splits(task, splits, encoding, processor, encoding_settings, score_on=score_on)
+    answers = plan_answers(
+        spec,
+        task,
+        splits.splits[score_on],
+        processor,
+        encoding_settings,
+        max_positions=max_positions(config),
+        kept_metric=kept_metric,
     )
     tokens, num_free_positions = _longest_batch(data, spec, config)
+    if answers is not None and num_free_positions is not None:
+        num_free_positions = min(num_free_positions, _positions_left(answers, config))
     shape = replace(shape, num_free_positions=num_free_positions)
     space = load_space(spec.space, shape, base=spec.base)
 
     on_phase("predicting memory")
     costs = _Costs(spec, shape, space, config, tokens, task_name)
     if scale is None:
-        ends = (task.chance_score(encoding, metric), task.ideal_score(metric))
-        scale = _find_scale(space, costs, metric, cost_names, ends, seed=spec.seed)
+        ends = (task.chance_score(encoding, metric, data), task.ideal_score(metric))
+        scale = _find_scale(
+            space,
+            costs,
+            metric,
+            cost_names,
+            ends,
+            constraints=_constraints(spec, metric),
+            seed=spec.seed,
+        )
     prepared = Prepared(
         shape=shape,
         task=task_name,
@@ -153,10 +192,18 @@ def prepare(
         provenance=dict(splits.provenance),
         num_rows={name: len(rows) for name, rows in splits.splits.items()},
         text_columns=splits.text_columns,
+        input_roles=tuple(splits.splits["train"].columns),
         scale=scale,
         memory_tokens=tokens,
     )
-    plan = WorkerPlan(source=source, data=data, id2label=encoding.id2label, shape=shape)
+    plan = WorkerPlan(
+        source=source,
+        data=data,
+        id2label=encoding.id2label,
+        shape=shape,
+        generation=answers,
+        probe=read_probe_of(spec, task_name, processor),
+    )
     return Workbench(
         prepared=prepared,
         plan=plan,
@@ -172,13 +219,25 @@ def _padded(num_tokens: int) -> int:
     return -(-num_tokens // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
 
 
-def _longest_batch(data: TokenizedData, spec: JobSpec, config: Any) -> tuple[int, int | None]:
+def _positions_left(answers: GenerationPlan, config: Any) -> int:
+    """Return the positions that the longest prompt and its answer leave free."""
+    from autopeft.workers.models import max_positions
+
+    most = max_positions(config)
+    assert most is not None
+    longest = max(len(prompt) for prompt in answers.prompts)
+    return most - longest - answers.settings.max_new_tokens
+
+
+def _longest_batch(data: EncodedData, spec: JobSpec, config: Any) -> tuple[int, int | None]:
     """Return the tokens of the longest training batch, and the positions any batch leaves free.
 
     Raises:
         DataError: there are not enough rows for one batch.
         InvalidJobError: the longest batch finds no positions in the model.
     """
+    from autopeft.workers.models import max_positions
+
     batch_size = spec.training.batch_size
     if len(data.train) < batch_size:
         raise DataError(
@@ -187,17 +246,16 @@ def _longest_batch(data: TokenizedData, spec: JobSpec, config: Any) -> tuple[int
         )
     tokens = _padded(int(data.train.lengths.max()))
     longest = max(tokens, _padded(int(data.validation.lengths.max())))
-    max_positions = getattr(config, "max_position_embeddings", None)
-    if max_positions is None:
+    most = max_positions(config)
+    if most is None:
         return tokens, None
-    if longest > max_positions:
+    if longest > most:
         raise InvalidJobError(
             f"training.max_tokens is {spec.training.max_tokens} and the longest batch has "
-            f"{longest} tokens, but the model takes at most {max_positions}",
-            hint=f"set training.max_tokens to {max_positions // TOKEN_MULTIPLE * TOKEN_MULTIPLE} "
-            "or less",
+            f"{longest} tokens, but the model takes at most {most}",
+            hint=f"set training.max_tokens to {most // TOKEN_MULTIPLE * TOKEN_MULTIPLE} or less",
         )
-    return tokens, max_positions - longest
+    return tokens, most - longest
 
 
 def split_objectives(objectives: Sequence[str] | None, task: str) -> tuple[str, tuple[str, ...]]:
@@ -227,6 +285,24 @@ def split_objectives(objectives: Sequence[str] | None, task: str) -> tuple[str, 
     return (
         chosen[0] if chosen else default,
         tuple(name for name in objectives if name in COST_NAMES),
+    )
+
+
+def _constraints(spec: JobSpec, metric: str) -> tuple[Constraint, ...]:
+    """Return the job's constraints.
+
+    Raises:
+        InvalidJobError: one names a metric that is not the job's.
+    """
+    for name in spec.constraints:
+        if name not in COST_NAMES and name != metric:
+            raise InvalidJobError(
+                f"constraints: {name!r} is no cost, and the job's metric is {metric!r}",
+                hint=f"limit {metric}, or one of the costs: {', '.join(COST_NAMES)}",
+            )
+    return tuple(
+        Constraint(name=name, minimum=limit.min, maximum=limit.max)
+        for name, limit in sorted(spec.constraints.items())
     )
 
 
@@ -269,10 +345,18 @@ class _Costs:
 
     def _with_memory(self, configuration: Configuration, num_bytes: int) -> Costs:
         adapter = self._space.num_adapter_parameters(configuration)
+        head = self._shape.num_head_parameters
+        saved = extra = 0
+        for module in configuration.modules:
+            method = get_method(module.method)
+            saved += method.num_saved_parameters(self._shape, module)
+            extra += method.inference_extra_flops(self._shape, module)
         return Costs(
-            num_trainable_parameters=adapter + self._shape.num_head_parameters,
+            num_trainable_parameters=adapter + head,
             num_adapter_parameters=adapter,
             train_memory_bytes=num_bytes,
+            adapter_file_bytes=(saved + head) * BYTES_PER_SAVED_NUMBER,
+            inference_extra_flops=extra,
         )
 
 
@@ -283,20 +367,28 @@ def _find_scale(
     cost_names: tuple[str, ...],
     score_ends: tuple[float, float],
     *,
+    constraints: tuple[Constraint, ...],
     seed: int,
 ) -> ObjectiveScale:
-    """Fix reference and ideal point: chance and perfection, cheapest and costliest."""
+    """Fix reference and ideal point: chance and perfection, cheapest and costliest.
+
+    Of costs that only training tells, the ends are fixed by their nature.
+    """
     sample = [
         *space.sobol(NUM_SCALE_SAMPLES, seed=seed),
         *(proposal.configuration for proposal in space.portfolio()),
     ]
     table = costs.predict(sample)
-    columns = [[getattr(row, name) for row in table] for name in cost_names]
+    ends = []
+    for name in cost_names:
+        column = [getattr(row, name) for row in table]
+        ends.append(MEASURED_ENDS.get(name) or (float(min(column)), float(max(column))))
     return ObjectiveScale(
         metric=metric,
         cost_names=cost_names,
         score_reference=score_ends[0],
         score_ideal=score_ends[1],
-        cost_ideal=tuple(float(min(column)) for column in columns),
-        cost_reference=tuple(float(max(column)) for column in columns),
+        cost_ideal=tuple(low for low, _ in ends),
+        cost_reference=tuple(high for _, high in ends),
+        constraints=constraints,
     )

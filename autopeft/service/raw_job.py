@@ -32,6 +32,8 @@ PATH_KEYS: tuple[KeyPath, ...] = (
     ("data", "train"),
     ("data", "validation"),
     ("data", "test"),
+    ("metric",),
+    ("retention", "data"),
     ("space",),
     ("output",),
 )

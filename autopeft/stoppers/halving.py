@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from autopeft.proposers.base import CostFunction
-from autopeft.records import BASELINE_ORIGINS, TrialState, TrialStatus
+from autopeft.records import BASELINE_ORIGINS, Costs, TrialState, TrialStatus
 from autopeft.results.front import ObjectiveScale
 from autopeft.search_spaces.space import SearchSpace
 from autopeft.stoppers.base import STOPPERS, Action, Decision, Stopper
 from autopeft.stoppers.judging import Array, Comparison, Judge, draw_virtual
 from autopeft.surrogates.curves import BROKEN, CurveModel, has_measurements
+from autopeft.surrogates.measured_costs import MeasuredCosts
 from autopeft.surrogates.threads import one_blas_thread
 
 #: At each rung a trial must be among the best 1 / ETA of its comparators.
@@ -78,7 +79,7 @@ class HalvingStopper(Stopper):
             *sorted({step for step in steps if MIN_RUNG_STEPS <= step < max_steps}),
             max_steps,
         )
-        self._virtual: tuple[Array, Array] | None = None
+        self._virtual: tuple[Array, list[Costs]] | None = None
         self._model: tuple[object, CurveModel] | None = None
 
     def next_rung(self, step: int) -> int:
@@ -117,12 +118,13 @@ class HalvingStopper(Stopper):
         if not has_measurements(states):
             return [_unjudged(state, 0) for state in judged]
         if self._virtual is None:
-            self._virtual = draw_virtual(self.space, self.scale, self.costs, seed=self.seed)
+            self._virtual = draw_virtual(self.space, self.costs, seed=self.seed)
         judge = Judge(
             self._fitted(states),
             self.scale,
             states,
             self._virtual,
+            MeasuredCosts(self.space, self.scale, states, max_steps=self.max_steps),
             enough=ENOUGH_COMPARATORS,
             seed=self.seed,
         )

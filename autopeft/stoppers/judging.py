@@ -16,6 +16,7 @@ from autopeft.results.front import ObjectiveScale
 from autopeft.search_spaces.space import SearchSpace
 from autopeft.surrogates.curves import BROKEN, CurveModel
 from autopeft.surrogates.gaussian_process import Points, cholesky_with_jitter
+from autopeft.surrogates.measured_costs import MeasuredCosts
 
 Array = NDArray[np.float64]
 
@@ -64,7 +65,8 @@ class Judge:
         model: The surrogate, fitted to every curve of the job.
         scale: How costs compare.
         states: Every trial of the job.
-        virtual: ``(encodings, comparable costs)`` drawn once, see :func:`draw_virtual`.
+        virtual: ``(encodings, known costs)`` drawn once, see :func:`draw_virtual`.
+        measured: Predicts the costs that only training tells.
         enough: Observed comparators from which on no virtual ones are needed.
         seed: Seeds the samples of final scores.
     """
@@ -74,15 +76,19 @@ class Judge:
         model: CurveModel,
         scale: ObjectiveScale,
         states: Sequence[TrialState],
-        virtual: tuple[Array, Array],
+        virtual: tuple[Array, Sequence[Costs]],
+        measured: MeasuredCosts,
         *,
         enough: int,
         seed: int,
     ) -> None:
         self._scale = scale
         self._states = [s for s in states if s.curve and s.status not in BROKEN]
-        self._costs = scale.costs([s.trial.costs for s in self._states])
-        self._virtual_X, self._virtual_costs = virtual
+        self._measured = measured
+        self._costs = scale.costs(measured.of_states(self._states))
+        self._virtual_X, known = virtual
+        filled = measured.of_points(Points.untried(self._virtual_X), known)
+        self._virtual_costs = scale.costs(filled)
         self._enough = enough
         self._seed = seed
         self._model = model
@@ -144,14 +150,13 @@ class Judge:
         return float(ndtr((mean - mine) / sd).mean())
 
     def _costs_of(self, state: TrialState) -> Array:
-        result: Array = self._scale.costs([state.trial.costs])[0]
+        result: Array = self._scale.costs(self._measured.of_states([state]))[0]
         return result
 
 
 def draw_virtual(
-    space: SearchSpace, scale: ObjectiveScale, costs: CostFunction, *, seed: int
-) -> tuple[Array, Array]:
-    """Return encodings and comparable costs of members of the space, the same for a seed."""
+    space: SearchSpace, costs: CostFunction, *, seed: int
+) -> tuple[Array, list[Costs]]:
+    """Return encodings and known costs of members of the space, the same for a seed."""
     members = space.sample(NUM_VIRTUAL, np.random.default_rng([seed, NUM_VIRTUAL]))
-    known: list[Costs] = costs(members)
-    return space.encode(members), scale.costs(known)
+    return space.encode(members), costs(members)

@@ -10,7 +10,10 @@ from typing import Any
 from uuid import uuid4
 
 from autopeft.errors import JobFolderError
-from autopeft.workers.models import ModelSource, load_tokenizer
+from autopeft.workers.model_sources import ModelSource
+from autopeft.workers.models import load_config, load_tokenizer
+from autopeft.workers.processors import load_processor
+from autopeft.workers.tasks.base import TASKS
 
 SCHEMA_VERSION = 1
 FACTS_FILE = "autopeft.json"
@@ -18,38 +21,56 @@ FACTS_FILE = "autopeft.json"
 FACTS = ("task", "metric", "id2label", "num_labels", "max_tokens", "text_columns")
 
 
-def write_assets(folder: Path, source: ModelSource, *, facts: Mapping[str, Any]) -> None:
+def write_assets(
+    folder: Path,
+    source: ModelSource,
+    *,
+    facts: Mapping[str, Any],
+    chat_template: str | None = None,
+) -> None:
     """Write the job's ``assets`` folder; one that stands there already is replaced whole.
 
-    It holds the tokenizer as ``save_pretrained`` writes it, and ``autopeft.json``: the facts
-    given here, how the base model is named and loaded, and how batches are padded. No path of
-    this machine is in it.
+    It holds the tokenizer (or processor) as ``save_pretrained`` writes it, and ``autopeft.json``:
+    the facts given here, how the base model is named and loaded, and how batches are padded. No
+    path of this machine is in it.
 
     Args:
         folder: Where to write.
         source: The base model; only its public name is kept.
         facts: JSON-able, with everything in :data:`FACTS`.
+        chat_template: Replaces the tokenizer's own, as it did in training.
 
     Raises:
-        ModelError: the tokenizer cannot be loaded.
+        ModelError: the tokenizer or processor cannot be loaded.
         ValueError: a fact is missing.
     """
     missing = [name for name in FACTS if name not in facts]
     if missing:
         raise ValueError(f"facts lack {', '.join(missing)}")
-    tokenizer = load_tokenizer(source)
+    task = TASKS.get(facts["task"])
+    if task.modality == "text":
+        processor = load_tokenizer(source)
+        padding = {"side": processor.padding_side, "pad_token_id": processor.pad_token_id}
+        if chat_template is not None:
+            processor.chat_template = chat_template
+    else:
+        config = load_config(source, facts["num_labels"], facts["id2label"], facts["task"])
+        processor = load_processor(source, config, task.modality)
+        padding = {"side": "right", "pad_token_id": 0}
     everything = {
         "schema_version": SCHEMA_VERSION,
         "base_model": source.public_name,
         "revision": source.revision,
         "trust_remote_code": source.trust_remote_code,
-        "padding": {"side": tokenizer.padding_side, "pad_token_id": tokenizer.pad_token_id},
+        "auto_class": task.auto_class,
+        "modality": task.modality,
+        "padding": padding,
         **facts,
     }
     writing = folder.with_name(f".{folder.name}-{uuid4().hex}")
     try:
         writing.mkdir(parents=True)
-        tokenizer.save_pretrained(writing)
+        processor.save_pretrained(writing)
         _forget_paths(writing / "tokenizer_config.json", source)
         text = json.dumps(everything, indent=2, ensure_ascii=False)
         (writing / FACTS_FILE).write_text(text, encoding="utf-8")

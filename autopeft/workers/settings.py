@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PositiveInt = Annotated[int, Field(ge=1)]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class Settings(BaseModel):
@@ -30,6 +32,15 @@ class Columns(Settings):
     text: str | None = Field(None, description="Column with the text, or the first of a pair.")
     text_pair: str | None = Field(None, description="Column with the second text of a pair.")
     label: str | None = Field(None, description="Column with the class or the number to predict.")
+    messages: str | None = Field(
+        None, description="Column with conversations: lists of {role, content}."
+    )
+    prompt: str | None = Field(
+        None, description="Column with what a language model is given, or the source text."
+    )
+    completion: str | None = Field(
+        None, description="Column with what it is to write, or the target text."
+    )
 
 
 class DataSettings(Settings):
@@ -47,6 +58,11 @@ class DataSettings(Settings):
         None, description="Test file or split; cut from train where absent. Never seen in a search."
     )
     columns: Columns = Columns()
+    chat_template: str | None = Field(
+        None,
+        description="Writes conversations for a language model: chatml, plain, or a Jinja file; "
+        "default: the tokenizer's own.",
+    )
     limit: RowLimits = RowLimits()
 
 
@@ -56,6 +72,17 @@ class ModelSettings(Settings):
     name: str = Field(description="Hub name, folder with safetensors, or builtin:minilm.")
     revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        "float32", description="Type of the frozen weights; auto takes the checkpoint's own."
+    )
+    quantization: Literal["4bit", "8bit"] | None = Field(
+        None, description="Store frozen linear layers in fewer bits; needs bitsandbytes."
+    )
+    sites: dict[str, str] = Field(
+        {},
+        description="Sites named by hand, such as q: attention.wq (the end of a module path, or "
+        "a regular expression for all of it); needed only where they are not found.",
+    )
 
 
 class TrainingSettings(Settings):
@@ -65,7 +92,26 @@ class TrainingSettings(Settings):
     max_tokens: Annotated[int, Field(ge=4)] = Field(
         128, description="Longer examples are truncated."
     )
+    packing: bool = Field(
+        False,
+        description="Put several examples of a causal language model into one sequence of up to "
+        "max_tokens; batch_size then counts sequences.",
+    )
     steps: PositiveInt = Field(96, description="Optimiser steps of a trial trained to the end.")
+    epochs: Annotated[float, Field(gt=0.0)] | None = Field(
+        None, description="Passes over the training rows, in place of steps."
+    )
+    gradient_accumulation: PositiveInt = Field(
+        1, description="Parts a batch is computed in, one after the other, to save memory."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Compute each layer twice and keep its output alone, to save memory."
+    )
+    precision: Precision = Field(
+        "auto",
+        description="Of the matrix products; auto is bfloat16 where the base model is stored in "
+        "half precision or quantised, else float32.",
+    )
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="Learning rate over the full steps, after warm-up."
     )
@@ -75,6 +121,57 @@ class TrainingSettings(Settings):
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="AdamW weight decay.")
     max_grad_norm: Annotated[float, Field(gt=0.0)] = Field(1.0, description="Gradient clipping.")
     evaluation_batch_size: PositiveInt = Field(64, description="Examples per evaluation batch.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        default = type(self).model_fields["steps"].default
+        if self.epochs is not None and self.steps != default:
+            raise ValueError("epochs and steps both set the length of a trial; give one of them")
+        if self.gradient_accumulation > self.batch_size:
+            raise ValueError(
+                f"gradient_accumulation is {self.gradient_accumulation}, more parts than the "
+                f"batch has examples ({self.batch_size})"
+            )
+        return self
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Examples that go through the model together, at most."""
+        return -(-self.batch_size // self.gradient_accumulation)
+
+    def resolved(self, num_examples: int) -> TrainingSettings:
+        """Return the settings with the steps that the epochs come to.
+
+        Args:
+            num_examples: Examples of the training split, as they are trained on.
+        """
+        if self.epochs is None:
+            return self
+        steps = max(1, math.ceil(self.epochs * num_examples / self.batch_size))
+        return self.model_copy(update={"steps": steps, "epochs": None})
+
+
+class GenerationSettings(Settings):
+    """How answers are generated for trials that reach the last step; needs a metric."""
+
+    max_new_tokens: PositiveInt = Field(64, description="Tokens of an answer at most.")
+    rows: PositiveInt = Field(
+        200, description="Rows of the validation split that are answered, drawn with the seed."
+    )
+    batch_size: PositiveInt = Field(32, description="Answers generated at the same time.")
+
+
+class RetentionSettings(Settings):
+    """The general text on which a causal language model is to stay as good as it was."""
+
+    data: str | None = Field(
+        None,
+        description="File with texts (jsonl, csv or parquet), relative to this one; default: "
+        "documentation of installed libraries.",
+    )
+    column: str = Field("text", description="Column of the file with the texts.")
+    rows: PositiveInt = Field(128, description="Texts at most, drawn with the seed.")
+    max_tokens: Annotated[int, Field(ge=4)] = Field(128, description="Longer texts are cut.")
 
 
 class WorkersSettings(Settings):
@@ -99,7 +196,7 @@ class WorkerSettings(Settings):
     task: str
     metric: str
     training: TrainingSettings
-    num_outputs: PositiveInt
+    num_outputs: Annotated[int, Field(ge=0)]
     seed: int
     checkpoints: Path
     num_threads: PositiveInt = 1

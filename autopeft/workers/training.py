@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from autopeft.workers.data.batches import batch_indices, collate, evaluation_batches
-from autopeft.workers.dataset import TokenizedSplit
+from autopeft.workers.dataset import EncodedSplit
+from autopeft.workers.hooks import NO_HOOKS, Hooks
 from autopeft.workers.injection import derive_seed, trainable_parameters
-from autopeft.workers.settings import TrainingSettings
+from autopeft.workers.settings import Precision, TrainingSettings
 from autopeft.workers.tasks.base import Task
 
 #: What AdamW keeps for each parameter; ``step`` is a scalar.
@@ -53,30 +54,31 @@ def learning_rate_factor(step: int, settings: TrainingSettings) -> float:
 
 
 def make_optimizer(
-    model: Any, learning_rate: float, settings: TrainingSettings
+    model: Any, learning_rate: float, settings: TrainingSettings, hooks: Hooks = NO_HOOKS
 ) -> torch.optim.AdamW:
     """Return AdamW over the trainable parameters.
 
     Weight decay touches weight matrices only: biases, scales (IA3), magnitudes (DoRA) and
-    normalisations do not decay.
+    normalisations do not decay. Each group carries ``lr_scale``, the multiple of the learning
+    rate that the hooks ask for.
     """
     parameters = trainable_parameters(model)
-    decays = {
-        name
-        for name, parameter in parameters.items()
-        if parameter.ndim >= 2 and name.endswith("weight") and "norm" not in name.lower()
-    }
-    groups = [
-        {
-            "params": [p for name, p in parameters.items() if name in decays],
-            "weight_decay": settings.weight_decay,
-        },
-        {
-            "params": [p for name, p in parameters.items() if name not in decays],
-            "weight_decay": 0.0,
-        },
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate)
+    scales = hooks.learning_rate_scales(model, learning_rate)
+    groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        decays = parameter.ndim >= 2 and name.endswith("weight") and "norm" not in name.lower()
+        groups.setdefault((scales.get(name, 1.0), not decays), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": groups[scale, stays],
+                "weight_decay": 0.0 if stays else settings.weight_decay,
+                "lr_scale": scale,
+            }
+            for scale, stays in sorted(groups)
+        ],
+        lr=learning_rate,
+    )
 
 
 def optimizer_tensors(model: Any, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
@@ -118,7 +120,7 @@ def load_optimizer_tensors(
 def train_segment(
     model: Any,
     optimizer: torch.optim.AdamW,
-    split: TokenizedSplit,
+    split: EncodedSplit,
     task: Task,
     settings: TrainingSettings,
     *,
@@ -127,6 +129,7 @@ def train_segment(
     from_step: int,
     to_step: int,
     pad_token_id: int,
+    hooks: Hooks = NO_HOOKS,
 ) -> float:
     """Train ``model`` in place from one step to another.
 
@@ -135,12 +138,14 @@ def train_segment(
         optimizer: Its AdamW at ``from_step``.
         split: Training rows.
         task: Gives the loss.
-        settings: Schedule over the trial's full steps, batch size, clipping.
+        settings: Schedule over the trial's full steps, batch size and its parts, clipping,
+            precision.
         learning_rate: Peak learning rate.
         seed: Seed of the trial.
         from_step: Optimiser steps already done.
         to_step: Optimiser steps done at the end.
         pad_token_id: Token that fills batches.
+        hooks: What the configuration's methods do after each step.
 
     Returns:
         The mean training loss of these steps.
@@ -151,49 +156,111 @@ def train_segment(
     device = next(model.parameters()).device
     parameters = list(trainable_parameters(model).values())
     lengths = split.lengths
+    cast = autocast(model, settings.precision)
     model.train()
     losses: list[float] = []
     with private_random_state(device):
         for step in range(from_step, to_step):
             rate = learning_rate * learning_rate_factor(step, settings)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["lr_scale"]
             rows = batch_indices(lengths, settings.batch_size, seed, step)
-            batch, labels = _to_device(collate(split, rows, pad_token_id), device)
+            batches = [
+                to_device(collate(split, part, pad_token_id), torch.device("cpu"))
+                for part in np.array_split(rows, settings.gradient_accumulation)
+            ]
             torch.manual_seed(derive_seed(seed, "dropout", step))
-            loss = task.loss(model(**batch).logits, labels)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = _accumulate(model, task, batches, device, cast)
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
             # One transfer a step tells both numbers.
-            loss_value, norm_value = torch.stack([loss.detach(), norm]).tolist()
+            loss_value, norm_value = torch.stack([loss, norm]).tolist()
             if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
                 raise DivergedError(
                     f"step {step + 1}: loss {loss_value:g}, gradient norm {norm_value:g}"
                 )
             optimizer.step()
+            hooks.after_step(model, step + 1, settings.steps)
             losses.append(loss_value)
     return math.fsum(losses) / max(1, len(losses))
 
 
-def evaluate(
-    model: Any, split: TokenizedSplit, *, batch_size: int, pad_token_id: int
-) -> NDArray[np.float32]:
-    """Return the raw outputs of every row, ``n x num_outputs``, in row order.
+def _accumulate(
+    model: Any,
+    task: Task,
+    batches: list[dict[str, torch.Tensor]],
+    device: torch.device,
+    cast: AbstractContextManager[Any],
+) -> torch.Tensor:
+    """Add up the gradients of a batch given in parts, and return its detached mean loss.
 
-    Rows are batched by length, so that little is computed on padding. The composition of the
+    Each part counts by the terms of its loss (examples, or trained tokens), so that the sum is
+    the gradient of the whole batch, up to rounding.
+    """
+    terms = [task.num_targets(batch) for batch in batches]
+    total = torch.zeros((), device=device)
+    for batch, num_terms in zip(batches, terms, strict=True):
+        there = {name: tensor.to(device) for name, tensor in batch.items()}
+        with cast:
+            loss = task.loss(task.forward(model, there), there)
+        if len(batches) > 1:
+            loss = loss * (num_terms / max(1, sum(terms)))
+        loss.backward()  # type: ignore[no-untyped-call]
+        total = total + loss.detach()
+    return total
+
+
+def autocast(model: Any, precision: Precision) -> AbstractContextManager[Any]:
+    """Return the context that a model's forward passes run in; it can be entered repeatedly.
+
+    In bfloat16 the matrix products run in that type, whatever type the weights are stored in,
+    while adapters, their gradients and AdamW's moments stay in float32. bfloat16 has float32's
+    range, so no loss scaling is needed. ``auto`` takes it where the frozen weights are stored in
+    half precision or quantised: their adapters are float32 all the same, and the two meet here.
+    """
+    if precision == "auto":
+        precision = "bfloat16" if _is_stored_small(model) else "float32"
+    if precision == "float32":
+        return nullcontext()
+    device = next(model.parameters()).device
+    return torch.autocast(device_type=device.type, dtype=torch.bfloat16)
+
+
+def _is_stored_small(model: Any) -> bool:
+    """Tell whether some frozen weights are stored in less than 32 bits."""
+    return any(
+        parameter.dtype.itemsize < 4
+        for parameter in model.parameters()
+        if not parameter.requires_grad
+    )
+
+
+def evaluate(
+    model: Any,
+    split: EncodedSplit,
+    task: Task,
+    *,
+    batch_size: int,
+    pad_token_id: int,
+    precision: Precision = "auto",
+) -> NDArray[np.float32]:
+    """Return what the task keeps of every example, ``n x k``, in the order of the split.
+
+    Examples are batched by length, so that little is computed on padding. The composition of the
     batches depends on the split alone.
 
     Raises:
         DivergedError: an output is NaN or infinite.
     """
     device = next(model.parameters()).device
+    cast = autocast(model, precision)
     model.eval()
     outputs: NDArray[np.float32] | None = None
     with torch.inference_mode():
         for rows in evaluation_batches(split, batch_size):
-            batch, _ = _to_device(collate(split, rows, pad_token_id), device)
-            values = model(**batch).logits.float().cpu().numpy()
+            batch = to_device(collate(split, rows, pad_token_id), device)
+            with cast:
+                values = task.reduce(task.forward(model, batch), batch)
             if outputs is None:
                 outputs = np.empty((len(split), values.shape[1]), dtype=np.float32)
             outputs[rows] = values
@@ -203,12 +270,11 @@ def evaluate(
     return outputs
 
 
-def _to_device(
+def to_device(
     collated: Mapping[str, NDArray[Any]], device: torch.device
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Split a collated batch into what the model takes and the labels."""
-    batch = {name: torch.from_numpy(array).to(device) for name, array in collated.items()}
-    return batch, batch.pop("labels")
+) -> dict[str, torch.Tensor]:
+    """Return a collated batch as tensors."""
+    return {name: torch.from_numpy(array).to(device) for name, array in collated.items()}
 
 
 @contextmanager

@@ -16,11 +16,10 @@ from safetensors.torch import load_file
 from autopeft.errors import ExportError, JobFolderError
 from autopeft.workers.assets import read_assets
 from autopeft.workers.checkpoints import read_adapter
-from autopeft.workers.data.tokenization import tokenize_split
 from autopeft.workers.dataset import Rows
 from autopeft.workers.injection import HEAD, fill_adapter, inject_parts, known_warnings
-from autopeft.workers.models import head_paths, quiet_transformers
-from autopeft.workers.tasks.base import TASKS
+from autopeft.workers.models import auto_class, head_paths, quiet_transformers
+from autopeft.workers.tasks.base import TASKS, EncodingSettings, Task
 from autopeft.workers.training import evaluate
 
 #: Differences below this part of the outputs' standard deviation are rounding.
@@ -82,17 +81,20 @@ def verify_export(
         ExportError: something is missing from the export, or it cannot be loaded.
     """
     outputs, labels = _recorded(recorded) if isinstance(recorded, Path) else recorded
-    if len(outputs) != len(rows):
-        raise ExportError(f"{len(outputs)} rows were recorded, {len(rows)} are to be compared")
     facts = _facts(folder)
-    model = load_export(folder, base_folder=base_folder)
-    rebuilt = _predict(model, folder, rows, labels, facts, batch_size)
     task = TASKS.get(facts["task"])()
+    if task.label_kind != "none" and len(outputs) != len(rows):
+        raise ExportError(f"{len(outputs)} rows were recorded, {len(rows)} are to be compared")
+    model = load_export(folder, base_folder=base_folder)
+    rebuilt = _predict(task, model, folder, rows, labels, facts, batch_size)
+    if len(outputs) != len(rebuilt):
+        # A language model leaves rows out that are too long to have a token to train on.
+        raise ExportError(f"{len(outputs)} rows were recorded, {len(rebuilt)} are to be compared")
     metric = facts["metric"]
     return VerifyReport(
-        num_rows=len(rows),
+        num_rows=len(rebuilt),
         max_abs_difference=float(np.abs(rebuilt - outputs).max(initial=0.0)),
-        num_prediction_mismatches=_num_mismatches(rebuilt, outputs),
+        num_prediction_mismatches=int(task.mismatches(rebuilt, outputs, ROUNDING).sum()),
         metric=metric,
         metric_value=task.predictions_to_metrics(rebuilt, labels)[metric],
         recorded_metric_value=task.predictions_to_metrics(outputs, labels)[metric],
@@ -106,15 +108,15 @@ def load_export(folder: Path, *, base_folder: Path | None = None) -> Any:
         ExportError: something is missing from the export, or it cannot be loaded.
     """
     from peft import PeftModel
-    from transformers import AutoModelForSequenceClassification
 
     facts = _facts(folder)
+    head = {"num_labels": facts["num_labels"]} if facts["num_labels"] else {}
     trusted = bool(facts.get("trust_remote_code", False))
     try:
         with quiet_transformers(), known_warnings(), torch.random.fork_rng(devices=[]):
-            base = AutoModelForSequenceClassification.from_pretrained(
+            base = auto_class(facts["task"]).from_pretrained(
                 str(base_folder or facts["base_model"]),
-                num_labels=facts["num_labels"],
+                **head,
                 use_safetensors=True,
                 dtype=torch.float32,
                 trust_remote_code=trusted,
@@ -150,6 +152,7 @@ def _load_parts(base: Any, folder: Path) -> Any:
 
 
 def _predict(
+    task: Task,
     model: Any,
     folder: Path,
     rows: Rows,
@@ -165,9 +168,10 @@ def _predict(
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ExportError(f"cannot load the tokenizer of {folder}: {reason}") from error
-    split = tokenize_split(rows, labels, tokenizer, facts["max_tokens"])
+    settings = EncodingSettings(max_tokens=facts["max_tokens"])
+    split = task.encode(rows, labels, tokenizer, settings)
     pad_token_id = facts["padding"]["pad_token_id"]
-    return evaluate(model, split, batch_size=batch_size, pad_token_id=pad_token_id)
+    return evaluate(model, split, task, batch_size=batch_size, pad_token_id=pad_token_id)
 
 
 def _facts(folder: Path) -> dict[str, Any]:
@@ -183,12 +187,3 @@ def _recorded(path: Path) -> tuple[NDArray[np.float32], NDArray[Any]]:
         return tensors["outputs"].numpy(), tensors["labels"].numpy()
     except (OSError, KeyError, SafetensorError) as error:
         raise ExportError(f"cannot read the recorded outputs {path}: {error}") from error
-
-
-def _num_mismatches(rebuilt: NDArray[np.float32], outputs: NDArray[np.float32]) -> int:
-    tolerance = ROUNDING * float(outputs.std())
-    if outputs.shape[1] == 1:
-        return int((np.abs(rebuilt - outputs)[:, 0] > tolerance).sum())
-    rows = np.arange(len(outputs))
-    lead = outputs.max(axis=1) - outputs[rows, rebuilt.argmax(axis=1)]
-    return int((lead > tolerance).sum())

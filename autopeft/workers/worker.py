@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from autopeft.errors import ModelError
 from autopeft.records import (
+    RETENTION,
+    TRAIN_SECONDS,
     FailureKind,
     Measurement,
     ModelShape,
@@ -18,13 +21,21 @@ from autopeft.records import (
     SegmentFailed,
 )
 from autopeft.workers.checkpoints import load_adapter, read_checkpoint, write_checkpoint
-from autopeft.workers.dataset import TokenizedData
+from autopeft.workers.data.batches import PACKED_BY
+from autopeft.workers.data.packing import check_model_keeps_examples_apart
+from autopeft.workers.dataset import INPUT_IDS, EncodedData, EncodedSplit
+from autopeft.workers.generation import FILE as GENERATED_FILE
+from autopeft.workers.generation import GenerationPlan, score_answers
+from autopeft.workers.gradient_checkpointing import checkpoint_layers
+from autopeft.workers.hooks import hooks_of
 from autopeft.workers.injection import inject
-from autopeft.workers.models import ModelSource, load_config, load_model
+from autopeft.workers.models import ModelSource, load_config, load_model, load_tokenizer
+from autopeft.workers.retention import Retention
 from autopeft.workers.settings import WorkerSettings
 from autopeft.workers.tasks.base import TASKS, oriented
 from autopeft.workers.training import (
     DivergedError,
+    autocast,
     evaluate,
     load_optimizer_tensors,
     make_optimizer,
@@ -49,15 +60,19 @@ class WorkerPlan:
 
     Attributes:
         source: The base model.
-        data: Training and validation rows as tokens.
+        data: Training and validation rows, encoded.
         id2label: Class names by class number; None for regression.
         shape: Shape of the base model with the task's head.
+        generation: Answers to generate and score at the last step, if any.
+        probe: General text that retention is measured on at the last step, if it is.
     """
 
     source: ModelSource
-    data: TokenizedData
+    data: EncodedData
     id2label: tuple[str, ...] | None
     shape: ModelShape
+    generation: GenerationPlan | None = None
+    probe: EncodedSplit | None = None
 
 
 class Worker:
@@ -69,7 +84,8 @@ class Worker:
         device: ``cpu`` or ``cuda``; without a CUDA device the CPU is taken.
 
     Raises:
-        ModelError: the base model cannot be loaded, or the tokens are not its own.
+        ModelError: the base model cannot be loaded, the tokens are not its own, or it does not
+            keep examples apart that share a sequence.
     """
 
     def __init__(self, settings: WorkerSettings, plan: WorkerPlan, *, device: str = "cpu") -> None:
@@ -79,15 +95,30 @@ class Worker:
         self._task = TASKS.get(settings.task)()
         has_device = device == "cpu" or torch.cuda.is_available()
         self.device = torch.device(device if has_device else "cpu")
-        config = load_config(plan.source, settings.num_outputs, plan.id2label, settings.task)
-        largest = max(int(s.input_ids.max()) for s in (plan.data.train, plan.data.validation))
-        if largest >= config.vocab_size:
+        config = load_config(
+            plan.source,
+            settings.num_outputs,
+            plan.id2label,
+            settings.task,
+            pad_token_id=plan.data.pad_token_id if self._task.modality == "text" else None,
+        )
+        splits = (plan.data.train, plan.data.validation)
+        tokens = [s.fields[INPUT_IDS].values for s in splits if INPUT_IDS in s.fields]
+        largest = max((int(values.max()) for values in tokens), default=-1)
+        if tokens and largest >= config.vocab_size:
             raise ModelError(
                 f"the tokenizer yields token {largest}, but {plan.source.public_name} knows only "
                 f"{config.vocab_size} tokens",
                 hint="model and tokenizer do not belong together; check the model's folder",
             )
-        self._base = load_model(plan.source, config, device=self.device)
+        self._base = load_model(plan.source, config, task=settings.task, device=self.device)
+        self._tokenizer: Any = None
+        self._retention: Retention | None = None
+        if plan.probe is not None:
+            self._retention = Retention(plan.probe, self._probe_loss, self._base)
+        if PACKED_BY in plan.data.train.fields:
+            some_tokens = plan.data.train.fields[INPUT_IDS].values[:12].tolist()
+            check_model_keeps_examples_apart(self._base, some_tokens)
 
     def run(self, segment: Segment) -> SegmentEvent:
         """Train and evaluate a segment, write its checkpoint, and say what became of it.
@@ -119,11 +150,17 @@ class Worker:
             trial.seed,
             initial_outputs=self._task.initial_outputs(plan.data.train.labels),
         )
-        optimizer = make_optimizer(model, trial.configuration.learning_rate, training)
+        if training.gradient_checkpointing:
+            checkpoint_layers(model)
+        hooks = hooks_of(trial.configuration)
+        optimizer = make_optimizer(model, trial.configuration.learning_rate, training, hooks)
+        train_seconds = 0.0
         if segment.checkpoint is not None:
             checkpoint = read_checkpoint(self._settings.checkpoints, segment.checkpoint)
             load_adapter(model, plan.shape, checkpoint)
             load_optimizer_tensors(model, optimizer, checkpoint.optimizer)
+            train_seconds = checkpoint.train_seconds
+        started_training = time.monotonic()
         train_loss = train_segment(
             model,
             optimizer,
@@ -135,7 +172,9 @@ class Worker:
             from_step=segment.from_step,
             to_step=segment.to_step,
             pad_token_id=plan.data.pad_token_id,
+            hooks=hooks,
         )
+        train_seconds += time.monotonic() - started_training
         memory_bytes = None
         if self.device.type == "cuda":
             memory_bytes = torch.cuda.max_memory_allocated(self.device)
@@ -143,11 +182,17 @@ class Worker:
         outputs = evaluate(
             model,
             plan.data.validation,
+            self._task,
             batch_size=training.evaluation_batch_size,
             pad_token_id=plan.data.pad_token_id,
+            precision=training.precision,
         )
         labels = plan.data.validation.labels
         metrics = self._task.predictions_to_metrics(outputs, labels)
+        texts: dict[str, str] = {}
+        if segment.to_step == training.steps:
+            last, texts = self._at_last_step(model)
+            metrics = {**metrics, **last}
         name = write_checkpoint(
             self._settings.checkpoints,
             model,
@@ -159,16 +204,44 @@ class Worker:
             optimizer=optimizer_tensors(model, optimizer),
             outputs=outputs,
             labels=labels,
+            train_seconds=train_seconds,
+            texts=texts,
         )
         return Measurement(
             trial=trial.number,
             step=segment.to_step,
             score=oriented(self._task, self._settings.metric, metrics[self._settings.metric]),
-            metrics={**metrics, TRAIN_LOSS: train_loss},
+            metrics={**metrics, TRAIN_LOSS: train_loss, TRAIN_SECONDS: train_seconds},
             seconds=time.monotonic() - started,
             memory_bytes=memory_bytes,
             checkpoint=name,
         )
+
+
+    def _at_last_step(self, model: Any) -> tuple[dict[str, float], dict[str, str]]:
+        """Return what is measured of a trial trained to the end, and files to keep beside it."""
+        metrics, texts = {}, {}
+        if (plan := self._plan.generation) is not None:
+            if self._tokenizer is None:
+                self._tokenizer = load_tokenizer(self._plan.source)
+            cast = autocast(model, self._settings.training.precision)
+            score, answers = score_answers(model, plan, self._tokenizer, cast)
+            metrics[plan.metric.name] = score
+            texts[GENERATED_FILE] = answers
+        if self._retention is not None:
+            metrics[RETENTION] = self._retention.rise(model)
+        return metrics, texts
+
+    def _probe_loss(self, model: Any, probe: EncodedSplit) -> float:
+        outputs = evaluate(
+            model,
+            probe,
+            self._task,
+            batch_size=self._settings.training.evaluation_batch_size,
+            pad_token_id=self._plan.data.pad_token_id,
+            precision=self._settings.training.precision,
+        )
+        return self._task.predictions_to_metrics(outputs, probe.labels)["loss"]
 
 
 def classify(error: BaseException) -> FailureKind:

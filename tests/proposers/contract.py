@@ -15,6 +15,7 @@ import pytest
 
 from autopeft.proposers.base import PROPOSERS, Proposer
 from autopeft.records import Proposal, Trial, TrialState, TrialStatus
+from autopeft.results.front import Constraint
 from autopeft.search_spaces.space import SearchSpace
 from tests.proposers.synthetic_job import MAX_STEPS, Landscape, default_landscape, measurement
 
@@ -173,3 +174,12 @@ class ProposerContract:
             curve = tuple(replace(m, score=score) for m in state.curve)
             proposer.observe(replace(state, curve=curve))
         assert len(proposer.propose(1)) == 1
+
+    def test_known_costs_keep_their_limits(self, landscape: Landscape) -> None:
+        limit = 100_000
+        proposer = build(self.name, landscape)
+        constraint = Constraint(name="num_trainable_parameters", maximum=limit)
+        proposer.scale = replace(proposer.scale, constraints=(constraint,))
+        proposals = play(proposer, landscape, 13)
+        costs = landscape.costs([p.configuration for p in proposals])
+        assert max(cost.num_trainable_parameters for cost in costs) <= limit

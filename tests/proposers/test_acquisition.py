@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +15,10 @@ from autopeft.proposers.expected_hypervolume_improvement import (
     log_expected_hypervolume_improvement,
 )
 from autopeft.records import TrialState, TrialStatus
+from autopeft.results.front import ObjectiveScale
 from autopeft.surrogates.curves import CurveModel
 from autopeft.surrogates.gaussian_process import Points
+from autopeft.surrogates.measured_costs import MeasuredCosts
 from tests.proposers.contract import build, state_of
 from tests.proposers.synthetic_job import MAX_STEPS, Landscape, default_landscape
 
@@ -47,7 +50,9 @@ def test_gain_equals_brute_force_over_the_joint_posterior(
     monkeypatch.setattr(module, "LOG2_SAMPLES", 9)
     states, scale = a_job(landscape), landscape.scale()
     model = CurveModel(landscape.space, states, max_steps=MAX_STEPS)
-    acquisition = Acquisition(model, states, scale, np.random.default_rng(0))
+    acquisition = Acquisition(
+        model, states, scale, no_measured_costs(landscape, states, scale), np.random.default_rng(0)
+    )
     candidates = landscape.space.sample(200, np.random.default_rng(2))
     points, costs = model.points_untried(candidates), landscape.costs(candidates)
     ours = acquisition(points, costs)
@@ -90,7 +95,13 @@ def test_a_twin_of_a_pending_trial_gains_less(landscape: Landscape) -> None:
     """A proposed trial takes most of the gain of what would train almost as it does."""
     states = a_job(landscape)[:-1]
     model = CurveModel(landscape.space, states, max_steps=MAX_STEPS)
-    free = Acquisition(model, states, landscape.scale(), np.random.default_rng(0))
+    free = Acquisition(
+        model,
+        states,
+        landscape.scale(),
+        no_measured_costs(landscape, states, landscape.scale()),
+        np.random.default_rng(0),
+    )
     candidates = landscape.space.sample(200, np.random.default_rng(2))
     points, costs = model.points_untried(candidates), landscape.costs(candidates)
     gains = free(points, costs)
@@ -98,7 +109,13 @@ def test_a_twin_of_a_pending_trial_gains_less(landscape: Landscape) -> None:
     template = a_job(landscape)[-1]
     trial = replace(template.trial, number=99, configuration=candidates[best], costs=costs[best])
     pending = [*states, replace(template, trial=trial)]
-    taken = Acquisition(model, pending, landscape.scale(), np.random.default_rng(0))
+    taken = Acquisition(
+        model,
+        pending,
+        landscape.scale(),
+        no_measured_costs(landscape, pending, landscape.scale()),
+        np.random.default_rng(0),
+    )
     after = taken(points, costs)
     # One sampled front differs from another by chance, hence the slack.
     assert np.all(after <= gains + 0.3)
@@ -131,3 +148,9 @@ def test_divergence_is_local(landscape: Landscape) -> None:
     assert np.argmax(risks) == 0
     assert risks[0] > 2 * np.median(risks[1:])
     assert np.all((risks >= 0) & (risks < 1))
+
+
+def no_measured_costs(
+    landscape: Landscape, states: Sequence[TrialState], scale: ObjectiveScale
+) -> MeasuredCosts:
+    return MeasuredCosts(landscape.space, scale, states, max_steps=MAX_STEPS)

@@ -10,10 +10,28 @@ import pytest
 
 from autopeft.search_spaces.config_space import ConfigSpaceView
 from autopeft.search_spaces.space import load_space, lora_sweep_space, preset_names
-from tests.search_spaces.shapes import bert_shape
+from tests.search_spaces.rich_shapes import encoder_decoder_shape, rich_bert_shape
 
-SHAPE = bert_shape(12, 768, 3072, 12)
-VIEWS = {name: ConfigSpaceView(load_space(name, SHAPE)) for name in preset_names()} | {
+SHAPE = rich_bert_shape()
+VIEWS = {
+    name: ConfigSpaceView(load_space(name, SHAPE))
+    for name in preset_names()
+    if name != "everything"  # ConfigSpace takes seconds to build it: see the slow test below
+} | {
+    "shared": ConfigSpaceView(
+        load_space(
+            {
+                "combine": "any",
+                "layers": "shared",
+                "placement": ["all", "last", "encoder", {"layers": [0, 3]}],
+                "methods": ["lora", "ia3"],
+            },
+            SHAPE,
+        )
+    ),
+    "cross": ConfigSpaceView(
+        load_space({"combine": "any", "methods": ["lora", "ia3"]}, encoder_decoder_shape())
+    ),
     "sweep": ConfigSpaceView(lora_sweep_space(SHAPE)),
     "listed": ConfigSpaceView(
         load_space(
@@ -28,11 +46,11 @@ VIEWS = {name: ConfigSpaceView(load_space(name, SHAPE)) for name in preset_names
 class TestEveryView:
     def test_what_it_samples_is_a_member(self, view: ConfigSpaceView) -> None:
         view.config_space.seed(0)
-        drawn = [view.configuration(dict(c)) for c in view.config_space.sample_configuration(300)]
-        assert [view.space.explain(member) for member in drawn] == [[]] * 300
+        drawn = [view.configuration(dict(c)) for c in view.config_space.sample_configuration(100)]
+        assert [view.space.explain(member) for member in drawn] == [[]] * 100
 
     def test_members_come_back(self, view: ConfigSpaceView) -> None:
-        members = view.space.sample(150, np.random.default_rng(0))
+        members = view.space.sample(100, np.random.default_rng(0))
         written = [view.values(member) for member in members]
         legal = [ConfigSpace.Configuration(view.config_space, values=v) for v in written]
         # The position of a rate is a float; the rate itself is kept to six digits.
@@ -79,3 +97,13 @@ def test_no_method_becomes_one() -> None:
     view = VIEWS["mixed"]
     off = {f"use:{name}": False for name in view.space.methods}
     assert len(view.configuration({**off, "learning_rate": 0.5}).methods) == 1
+
+
+@pytest.mark.slow
+def test_every_method_at_once() -> None:
+    view = ConfigSpaceView(load_space("everything", SHAPE))
+    view.config_space.seed(0)
+    drawn = [view.configuration(dict(c)) for c in view.config_space.sample_configuration(50)]
+    assert all(member in view.space for member in drawn)
+    members = view.space.sample(50, np.random.default_rng(0))
+    assert [view.configuration(view.values(member)) for member in members] == members

@@ -17,6 +17,11 @@ from hypothesis import strategies as st
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration, Module
 from autopeft.search_spaces.space import SearchSpace, load_space, lora_sweep_space, preset_names
+from tests.search_spaces.rich_shapes import (
+    alternating_shape,
+    encoder_decoder_shape,
+    rich_bert_shape,
+)
 from tests.search_spaces.shapes import bert_shape, llama_shape
 
 SHAPES = {
@@ -36,7 +41,40 @@ RESTRICTED: dict[str, dict[str, Any]] = {
     },
     "any-of-two": {"combine": "any", "methods": {"lora": {"sites": ["q", "v"]}, "ia3": None}},
 }
-SPECS: dict[str, Any] = {**{name: name for name in preset_names()}, **RESTRICTED}
+SPECS: dict[str, Any] = {"default": "default", "lora": "lora", "mixed": "mixed", **RESTRICTED}
+RICH_SHAPES = {
+    "rich": rich_bert_shape(4, 96, 384, 4),
+    "encoder-decoder": encoder_decoder_shape(),
+    "alternating": alternating_shape(),
+}
+#: Of each kind of space that is more than a choice of one method with settings of its own.
+RICH_SPECS: dict[str, Any] = {
+    "lora": "lora",
+    "mixed": "mixed",
+    "everything": "everything",
+    "listed-sites": {
+        "methods": {
+            "lora": {
+                "sites": [["q", "v"], ["q", "v", "ffn_in"], ["ffn_in"]],
+                "placement": ["last", "range", {"layers": [0, 3]}],
+            }
+        }
+    },
+    "shared": {
+        "combine": "any",
+        "layers": "shared",
+        "placement": ["range", {"pattern": "every 2"}],
+        "methods": {"lora": {"sites": [["q"]]}, "ia3": {"sites": "v"}, "miss": None},
+    },
+    "together": {"combine": "all", "methods": ["lora", "ia3"]},
+    "families": {
+        "combine": "any",
+        "one_per_family": True,
+        "max_methods": 2,
+        "placement": ["all", "last"],
+        "methods": ["lora", "lora-fa", "miss", "ia3", "hra", "boft"],
+    },
+}
 
 
 def spaces() -> dict[str, SearchSpace]:
@@ -45,6 +83,13 @@ def spaces() -> dict[str, SearchSpace]:
         for name, spec in SPECS.items()
         for size, shape in SHAPES.items()
     }
+    built |= {
+        f"{name}-{size}": load_space(spec, shape)
+        for name, spec in RICH_SPECS.items()
+        for size, shape in RICH_SHAPES.items()
+    }
+    own = set(preset_names()) - SPECS.keys() - RICH_SPECS.keys()
+    built |= {name: load_space(name, RICH_SHAPES["rich"]) for name in sorted(own)}
     return built | {f"sweep-{size}": lora_sweep_space(shape) for size, shape in SHAPES.items()}
 
 

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from autopeft.errors import InvalidSpaceError
+from autopeft.search_spaces.method import METHODS, get_method
 from autopeft.search_spaces.space import check_space, load_space, preset_names
-from autopeft.search_spaces.space_files import preset_description, preset_text
+from autopeft.search_spaces.space_files import SpaceSpec, preset_description, preset_text
+from autopeft.search_spaces.spec import parse
+from tests.search_spaces.rich_shapes import rich_bert_shape
 from tests.search_spaces.shapes import bert_shape, llama_shape
 
 SHAPE = bert_shape(12, 768, 3072, 12)
@@ -22,21 +25,31 @@ def lora(**settings: Any) -> dict[str, Any]:
 
 
 def test_presets() -> None:
-    assert preset_names() == ("default", "lora", "mixed")
+    assert preset_names() == (
+        "autopeft",
+        "default",
+        "everything",
+        "lora",
+        "mam",
+        "memcontrol",
+        "mixed",
+        "unipelt",
+    )
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_a_preset_is_right_and_says_what_it_is(name: str) -> None:
     assert check_space(name) == []
     assert preset_description(name)
-    assert load_space(name, SHAPE).name == name
+    assert load_space(name, rich_bert_shape()).name == name
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_a_preset_can_be_copied_to_a_file(name: str, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(preset_text(name), encoding="utf-8")
-    mine = load_space("mine.yaml", SHAPE, base=tmp_path)
-    preset = load_space(name, SHAPE)
+    shape = rich_bert_shape()
+    mine = load_space("mine.yaml", shape, base=tmp_path)
+    preset = load_space(name, shape)
     assert mine.name == "mine"
     assert mine.dimension_names == preset.dimension_names
     assert check_space(Path("mine.yaml"), base=tmp_path) == []
@@ -105,15 +118,19 @@ def test_placement(placement: Any, layers: set[int]) -> None:
     assert {len(member.modules[0].layers) for member in drawn} == layers
 
 
+KNOWN = ", ".join(METHODS.names())
 PROBLEMS: list[tuple[Any, str]] = [
     ({"methods": {"lora": {"rnak": [4]}}}, "methods.lora.rnak: unknown key; did you mean 'rank'?"),
-    ({"methods": {"lroa": {}}}, "methods.lroa: unknown key; did you mean 'lora'?"),
+    ({"methods": {"prefixx": {}}}, "methods.prefixx: unknown key; did you mean 'prefix'?"),
     ({"combin": "any", "methods": ["lora"]}, "combin: unknown key; did you mean 'combine'?"),
-    ({}, "methods: expected at least one of beft, ia3, lora, prefix, got None"),
-    ({"methods": []}, "methods: expected at least one of beft, ia3, lora, prefix, got {}"),
-    ({"methods": 3}, "methods: expected at least one of beft, ia3, lora, prefix, got 3"),
+    ({}, f"methods: expected at least one of {KNOWN}, got None"),
+    ({"methods": []}, f"methods: expected at least one of {KNOWN}, got {{}}"),
+    ({"methods": 3}, f"methods: expected at least one of {KNOWN}, got 3"),
     ({"methods": {"lora": 3}}, "methods.lora: expected its dimensions, got 3"),
-    ({"combine": "on", "methods": ["lora"]}, "combine: 'on' is neither 'one' nor 'any'; did you"),
+    (
+        {"combine": "on", "methods": ["lora"]},
+        "combine: 'on' is neither 'one' nor 'any' nor 'al",
+    ),
     (lora(rank=[12]), "methods.lora.rank: 12 is none of 1, 2, 4, 8, 16, 32, 64"),
     (lora(rank=True), "methods.lora.rank: True is none of 1, 2, 4, 8, 16, 32, 64"),
     (lora(rank="8"), "methods.lora.rank: '8' is none of 1, 2, 4, 8, 16, 32, 64"),
@@ -155,7 +172,59 @@ def test_one_problem(data: Any, expected: str) -> None:
     assert expected in problem
     with pytest.raises(InvalidSpaceError) as caught:
         load_space(data, SHAPE)
-    assert problem in caught.value.message
+    # What the sites are shows with a model only.
+    assert expected.partition(", qkv")[0] in caught.value.message
+
+
+MORE_PROBLEMS: list[tuple[Any, str]] = [
+    ({"layers": "share", "methods": ["lora"]}, "layers: 'share' is neither 'own' nor 'shared'; d"),
+    ({"deploy": "vlm", "methods": ["lora"]}, "deploy: 'vlm' is neither 'merged' nor 'peft' nor"),
+    ({"deploy": 3, "methods": ["lora"]}, "deploy: 3 is neither 'merged' nor 'peft' nor 'vllm'"),
+    ({"max_methods": 0, "methods": ["lora"]}, "max_methods: expected a number from 1, got 0"),
+    ({"max_methods": True, "methods": ["lora"]}, "max_methods: expected a number from 1, got Tr"),
+    ({"one_per_family": 1, "methods": ["lora"]}, "one_per_family: 1 is neither true nor false"),
+    ({"combine": "all", "methods": ["lora", "prefix"]}, "lora and prefix: prefix stands alone"),
+    ({"combine": "all", "deploy": "peft", "methods": ["lora", "ia3"]}, "combine: all is several"),
+    (lora(placement="decodr"), "methods.lora.placement: 'decodr' is unknown; did you mean 'decode"),
+    (lora(placement={"layer": [0]}), "methods.lora.placement: 'layer' is unknown; did you mean 'l"),
+    (lora(placement={}), "methods.lora.placement: {} is unknown; valid: all, free, last, range"),
+    (lora(placement={"layers": [12]}), "placement: layers: 12 is none of the 12 layers"),
+    (lora(placement={"layers": [-13]}), "placement: layers: -13 is none of the 12 layers"),
+    (lora(placement={"layers": ["0"]}), "placement: layers: expected numbers of layers, got ['0"),
+    (lora(placement={"layers": []}), "placement: layers: expected numbers of layers, got []"),
+    (lora(placement={"layers": [True]}), "placement: layers: expected numbers of layers, got [T"),
+    (lora(placement={"pattern": "every 0"}), "pattern: expected 'every 2', 'every 2 from 1' or '"),
+    (lora(placement={"pattern": "000"}), "pattern: expected 'every 2', 'every 2 from 1' or '110'"),
+    (lora(placement={"regex": "("}), "placement: regex: '(' is no regular expression"),
+    (lora(placement={"regex": 3}), "placement: regex: 3 is no regular expression"),
+    (lora(placement={"layers": [0], "regex": "a"}), "layers and regex are two ways to say it"),
+    (lora(rank={"at_width": 0, "values": [1]}), "rank: expected at_width and values above 0"),
+    (lora(rank={"at_width": 768, "values": []}), "rank: expected at_width and values above 0"),
+    (
+        lora(dora={"at_width": 768, "values": [1]}),
+        "methods.lora.dora: dora is no number that grows with width",
+    ),
+    (
+        {
+            "layers": "shared",
+            "methods": {"lora": {"placement": "last"}, "ia3": {"placement": "all"}},
+        },
+        "layers: shared, but the methods have several placements (all layers | the last k); give",
+    ),
+    ({"preset": "defualt"}, "unknown preset 'defualt'; did you mean 'default'?"),
+    ({"preset": "default", "methods": {"loraa": None}}, "methods.loraa: unknown key; did you me"),
+    ({"include": 3}, "include: expected paths of adapter_config.json, got 3"),
+    ({"include": "nowhere.json"}, "include: 'nowhere.json' cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("data", "expected"), MORE_PROBLEMS)
+def test_one_problem_of_composition_or_placement(data: Any, expected: str) -> None:
+    (problem,) = check_space(data)
+    assert expected in problem
+    with pytest.raises(InvalidSpaceError) as caught:
+        load_space(data, replace(SHAPE, stacks=(("encoder", 6), ("decoder", 6))))
+    assert expected in caught.value.message
 
 
 def test_all_problems_at_once() -> None:
@@ -168,6 +237,91 @@ def test_all_problems_at_once() -> None:
     with pytest.raises(InvalidSpaceError, match=r"does not work for tiny-bert") as caught:
         load_space(data, SHAPE)
     assert all(problem in caught.value.message for problem in problems)
+
+
+class TestOnAPreset:
+    def test_takes_its_methods_and_keys(self) -> None:
+        space = load_space({"preset": "mixed", "max_methods": 2}, SHAPE)
+        assert space.name == "mixed"
+        assert space.methods == load_space("mixed", SHAPE).methods
+        assert space.combine == "any"
+        assert space.method_sets.max_methods == 2
+
+    def test_methods_are_added_and_replaced(self) -> None:
+        methods = {"miss": None, "lora": {"rank": 8}}
+        space = load_space({"preset": "default", "methods": methods}, SHAPE)
+        assert space.methods == ("beft", "ia3", "lora", "miss", "prefix")
+        assert space.parts["lora"].domains["rank"].describe() == "8"
+
+    def test_may_still_lack_what_the_user_did_not_name(self) -> None:
+        space = load_space({"preset": "default", "methods": ["miss"]}, llama_shape())
+        assert "beft" not in space.methods
+        with pytest.raises(InvalidSpaceError, match="beft left out"):
+            load_space({"preset": "default", "methods": ["beft"]}, llama_shape())
+
+    def test_in_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.yaml").write_text("preset: mixed\ncombine: one\n", encoding="utf-8")
+        space = load_space("mine.yaml", SHAPE, base=tmp_path)
+        assert (space.name, space.combine) == ("mine", "one")
+
+
+class TestEveryMethod:
+    def test_all_is_what_the_model_can_use(self) -> None:
+        space = load_space({"methods": "all"}, SHAPE)
+        usable = [name for name in METHODS.names() if get_method(name).unavailable(SHAPE) is None]
+        assert space.methods == tuple(usable)
+        assert len(space.notes) >= len(METHODS.names()) - len(usable)
+
+    def test_all_others(self) -> None:
+        space = load_space({"methods": {"lora": {"rank": 8}, "all": None}}, SHAPE)
+        assert space.parts["lora"].domains["rank"].describe() == "8"
+        assert "ia3" in space.methods
+
+    def test_a_preset_goes_without_a_method_that_is_not_installed(self) -> None:
+        spec = SpaceSpec(name="later", data={"methods": ["lora", "later"]}, is_preset=True)
+        parsed = parse(spec, SHAPE)
+        assert [part.name for part in parsed.parts] == ["lora"]
+        assert parsed.notes == ("later left out: no method of that name is installed",)
+
+
+class TestDefaultsOfASpace:
+    def test_sites_by_group(self) -> None:
+        data = {"sites": [["attention"], ["ffn"], ["all"]], "methods": ["lora", "ia3", "prefix"]}
+        space = load_space(data, SHAPE)
+        sites = space.parts["lora"].domains["sites"]
+        assert sites.describe() == (
+            "q+k+v+attention_output | ffn_in+ffn_out | q+k+v+attention_output+ffn_in+ffn_out"
+        )
+        assert sites.columns == ("sites:q+k+v+attention_output", "sites:ffn_in+ffn_out")
+        assert "sites" not in space.parts["prefix"].domains
+
+    def test_a_group_without_a_site_is_left_out(self) -> None:
+        data = {"sites": [["mixer"], ["all"]], "methods": ["lora"]}
+        sites = load_space(data, SHAPE).parts["lora"].domains["sites"]
+        assert sites.describe() == "q+k+v+attention_output+ffn_in+ffn_out"
+
+    def test_a_method_may_say_otherwise(self) -> None:
+        data = {
+            "placement": "last",
+            "sites": "q",
+            "methods": {"lora": None, "ia3": {"placement": "all", "sites": "v"}, "prefix": None},
+        }
+        parts = load_space(data, SHAPE).parts
+        assert [parts[name].layers.describe() for name in ("lora", "ia3", "prefix")] == [
+            "the last k",
+            "all layers",
+            "all layers",
+        ]
+        assert parts["lora"].domains["sites"].describe() == "q"
+        assert parts["ia3"].domains["sites"].describe() == "v"
+
+    @pytest.mark.parametrize(
+        ("width", "expected"), [(768, "4, 16, 64"), (384, "2, 8, 32"), (3072, "16, 64")]
+    )
+    def test_sizes_follow_the_width(self, width: int, expected: str) -> None:
+        shape = bert_shape(2, width, 4 * width, 12)
+        space = load_space(lora(rank={"at_width": 768, "values": [4, 16, 64]}), shape)
+        assert space.parts["lora"].domains["rank"].describe() == expected
 
 
 class TestFiles:
@@ -196,8 +350,8 @@ class TestFiles:
                 "line 2: not valid YAML: the key 'methods' is g",
             ),
             (b"\xff\xfe\x00", "cannot be read"),
-            (b"", "expected keys (combine, description, methods), got None"),
-            (b"- lora\n", "expected keys (combine, description, methods), got ['lora']"),
+            (b"", "expected keys (combine, deploy, description, include, layers, max_methods, "),
+            (b"- lora\n", "sites), got ['lora']"),
             (b"methods: {lora: !!python/object/apply:os.getcwd []}\n", "not valid YAML"),
         ],
     )
@@ -218,11 +372,11 @@ class TestWhatAModelLacks:
     def test_a_preset_leaves_it_out_and_says_so(self) -> None:
         space = load_space("default", llama_shape())
         assert space.methods == ("ia3", "lora", "prefix")
-        assert space.notes == ("beft left out: llama offers no value for its sites",)
+        assert space.notes == ("beft left out: the linear layers of llama have no biases",)
         assert space.notes[0] in space.describe()
 
     def test_a_user_is_told(self) -> None:
-        with pytest.raises(InvalidSpaceError, match="beft left out: llama offers no value"):
+        with pytest.raises(InvalidSpaceError, match="beft left out: the linear layers of llama"):
             load_space({"methods": ["beft", "lora"]}, llama_shape())
 
     def test_a_rank_above_the_width(self) -> None:

@@ -52,7 +52,7 @@ def test_everything_but_model_and_data_has_a_default(tmp_path: Path) -> None:
     )
     assert spec.budget.model_dump() == {"trials": 24, "steps": None, "minutes": None}
     assert spec.workers.executor == "ray"
-    assert spec.metric is None
+    assert spec.score_metric is None
     assert spec.cost_names == ("num_trainable_parameters", "train_memory_bytes")
     assert spec.seed == 0
 
@@ -84,7 +84,7 @@ def test_the_whole_format_is_read(tmp_path: Path) -> None:
     assert spec.model.trust_remote_code
     assert spec.data.limit.validation == 800
     assert spec.training.weight_decay == 0.01
-    assert spec.metric == "f1"
+    assert spec.score_metric == "f1"
     assert spec.cost_names == ("num_adapter_parameters",)
     assert spec.budget.minutes == 5
     assert spec.folder == Path.cwd() / "out"

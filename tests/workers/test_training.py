@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from autopeft.records import ModelShape
 from autopeft.workers.data.batches import collate
-from autopeft.workers.dataset import TokenizedSplit
+from autopeft.workers.dataset import EncodedSplit, Field
 from autopeft.workers.injection import inject, trainable_parameters
 from autopeft.workers.settings import TrainingSettings
 from autopeft.workers.tasks.classification import Classification
@@ -27,6 +27,7 @@ from autopeft.workers.training import (
 from autopeft.workers.worker import WorkerPlan
 from tests.workers import tiny
 
+TASK = Classification()
 SETTINGS = TrainingSettings(batch_size=8, steps=10, warmup_fraction=0.2)
 
 
@@ -179,15 +180,13 @@ def test_dropout_differs_between_steps_and_seeds(
     assert len(set(losses)) == 3
 
 
-def first_rows(split: TokenizedSplit, num_rows: int) -> TokenizedSplit:
-    end = int(split.offsets[num_rows])
-    assert split.token_type_ids is not None
-    return TokenizedSplit(
-        input_ids=split.input_ids[:end],
-        token_type_ids=split.token_type_ids[:end],
-        offsets=split.offsets[: num_rows + 1],
-        labels=split.labels[:num_rows],
-    )
+def first_rows(split: EncodedSplit, num_rows: int) -> EncodedSplit:
+    fields = {}
+    for name, field in split.fields.items():
+        assert field.offsets is not None
+        end = int(field.offsets[num_rows])
+        fields[name] = Field(values=field.values[:end], offsets=field.offsets[: num_rows + 1])
+    return EncodedSplit(fields=fields, labels=split.labels[:num_rows])
 
 
 def test_training_keeps_the_global_random_state(
@@ -216,7 +215,7 @@ def test_infinite_outputs_diverge(
     with torch.no_grad():
         next(iter(trainable_parameters(model).values())).fill_(math.inf)
     with pytest.raises(DivergedError, match="not finite"):
-        evaluate(model, tiny_plan.data.validation, batch_size=8, pad_token_id=0)
+        evaluate(model, tiny_plan.data.validation, TASK, batch_size=8, pad_token_id=0)
 
 
 def test_optimizer_state_of_other_parameters_is_refused(
@@ -238,7 +237,7 @@ def test_evaluation_returns_row_order(
 ) -> None:
     model = inject(tiny_base, tiny.configuration("lora"), tiny_shape, 3).eval()
     split = tiny_plan.data.validation
-    outputs = evaluate(model, split, batch_size=batch_size, pad_token_id=0)
+    outputs = evaluate(model, split, TASK, batch_size=batch_size, pad_token_id=0)
     rows = []
     with torch.no_grad():
         for row in range(len(split)):
@@ -256,7 +255,8 @@ def test_evaluation_leaves_no_dropout(
 ) -> None:
     model = inject(tiny_base, tiny.configuration("lora"), tiny_shape, 3).train()
     one, two = (
-        evaluate(model, tiny_plan.data.validation, batch_size=8, pad_token_id=0) for _ in range(2)
+        evaluate(model, tiny_plan.data.validation, TASK, batch_size=8, pad_token_id=0)
+        for _ in range(2)
     )
 
     assert np.array_equal(one, two)

@@ -15,8 +15,8 @@ from autopeft.records import Segment, SegmentDone
 from autopeft.search_spaces.configuration import Configuration, Module
 from autopeft.workers.assets import write_assets
 from autopeft.workers.checkpoints import read_outputs
-from autopeft.workers.data.tokenization import tokenize_split
-from autopeft.workers.dataset import TokenizedData
+from autopeft.workers.data.tokenization import encode_texts
+from autopeft.workers.dataset import EncodedData
 from autopeft.workers.models import load_config, load_tokenizer, resolve_model
 from autopeft.workers.settings import ModelSettings, TrainingSettings, WorkerSettings
 from autopeft.workers.shapes import model_shape
@@ -139,10 +139,13 @@ def test_regression_compares_values(tmp_path: Path, tiny_folder: Path) -> None:
     assert other.num_prediction_mismatches == 5
 
 
-def test_another_number_of_rows_is_refused(tmp_path: Path) -> None:
+def test_another_number_of_rows_is_refused(
+    tmp_path: Path, tiny_folder: Path, tiny_plan: WorkerPlan
+) -> None:
+    target, _ = export("head", tmp_path, tiny_folder, tiny_plan)
     recorded = (np.zeros((2, 3), dtype=np.float32), np.zeros(2, dtype=np.int64))
     with pytest.raises(ExportError, match="2 rows were recorded, 23 are to be compared"):
-        verify_export(tmp_path, ROWS, recorded)
+        verify_export(target, ROWS, recorded, base_folder=tiny_folder)
 
 
 def test_folder_that_is_no_export_is_refused(tmp_path: Path) -> None:
@@ -195,11 +198,11 @@ def test_minilm_in_segments_and_back(name: str, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(source)
     rows = tiny.make_rows(8, 2)
     labels = np.array(rows.label)
-    split = tokenize_split(rows, labels, tokenizer, 12)
+    split = encode_texts(rows, labels, tokenizer, 12)
     shape = model_shape(source, load_config(source, 3, tiny.CLASSES, "classification"))
     plan = WorkerPlan(
         source=source,
-        data=TokenizedData(train=split, validation=split, pad_token_id=tokenizer.pad_token_id),
+        data=EncodedData(train=split, validation=split, pad_token_id=tokenizer.pad_token_id),
         id2label=tiny.CLASSES,
         shape=shape,
     )

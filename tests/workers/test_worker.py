@@ -13,7 +13,7 @@ from autopeft.records import FailureKind, Segment, SegmentDone, SegmentFailed
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.workers import worker as worker_module
 from autopeft.workers.checkpoints import read_checkpoint
-from autopeft.workers.dataset import TokenizedData, TokenizedSplit
+from autopeft.workers.dataset import EncodedData, EncodedSplit, Field
 from autopeft.workers.tasks.classification import Classification
 from autopeft.workers.training import DivergedError
 from autopeft.workers.worker import Worker, WorkerPlan, classify, describe
@@ -134,16 +134,22 @@ def test_workers_are_interchangeable(
 def test_arrays_shared_read_only_will_do(
     tiny_folder: Path, tiny_plan: WorkerPlan, tmp_path: Path
 ) -> None:
-    def frozen(split: TokenizedSplit) -> TokenizedSplit:
-        arrays = {name: getattr(split, name).copy() for name in split.__slots__}
-        for array in arrays.values():
-            array.setflags(write=False)
-        return TokenizedSplit(**arrays)
+    def frozen(split: EncodedSplit) -> EncodedSplit:
+        fields = {}
+        labels = split.labels.copy()
+        labels.setflags(write=False)
+        for name, field in split.fields.items():
+            assert field.offsets is not None
+            values, offsets = field.values.copy(), field.offsets.copy()
+            values.setflags(write=False)
+            offsets.setflags(write=False)
+            fields[name] = Field(values=values, offsets=offsets)
+        return EncodedSplit(fields=fields, labels=labels)
 
     data = tiny_plan.data
     plan = WorkerPlan(
         source=tiny_plan.source,
-        data=TokenizedData(
+        data=EncodedData(
             train=frozen(data.train), validation=frozen(data.validation), pad_token_id=0
         ),
         id2label=tiny_plan.id2label,
@@ -191,17 +197,13 @@ def test_tokens_the_model_does_not_know_are_refused(
     tiny_folder: Path, tiny_plan: WorkerPlan, tmp_path: Path
 ) -> None:
     split = tiny_plan.data.train
-    ids = split.input_ids.copy()
+    ids = split.fields["input_ids"].values.copy()
     ids[3] = 14
-    strange = TokenizedSplit(
-        input_ids=ids,
-        token_type_ids=split.token_type_ids,
-        offsets=split.offsets,
-        labels=split.labels,
-    )
+    field = replace(split.fields["input_ids"], values=ids)
+    strange = replace(split, fields={**split.fields, "input_ids": field})
     plan = WorkerPlan(
         source=tiny_plan.source,
-        data=TokenizedData(train=strange, validation=tiny_plan.data.validation, pad_token_id=0),
+        data=EncodedData(train=strange, validation=tiny_plan.data.validation, pad_token_id=0),
         id2label=tiny_plan.id2label,
         shape=tiny_plan.shape,
     )

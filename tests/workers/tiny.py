@@ -17,8 +17,8 @@ from transformers import (
 
 from autopeft.records import Costs, ModelShape, Segment, Trial
 from autopeft.search_spaces.configuration import Configuration, Module
-from autopeft.workers.data.tokenization import tokenize_split
-from autopeft.workers.dataset import Rows, TokenizedData
+from autopeft.workers.data.tokenization import encode_texts
+from autopeft.workers.dataset import EncodedData, Rows
 from autopeft.workers.models import load_config, load_tokenizer, resolve_model
 from autopeft.workers.settings import ModelSettings, TrainingSettings, WorkerSettings
 from autopeft.workers.shapes import model_shape
@@ -107,7 +107,7 @@ def make_rows(num_rows: int, seed: int) -> Rows:
         words = [str(word) for word in generator.choice(WORDS, generator.integers(1, 10))]
         texts.append(" ".join(words))
         labels.append({"bad": 0, "good": 1}.get(words[0], 2))
-    return Rows(text=texts, text_pair=None, label=labels)
+    return Rows.of_texts(texts, labels)
 
 
 def make_plan(folder: Path, *, id2label: tuple[str, ...] | None = CLASSES) -> WorkerPlan:
@@ -117,8 +117,8 @@ def make_plan(folder: Path, *, id2label: tuple[str, ...] | None = CLASSES) -> Wo
     splits = []
     for rows in (make_rows(40, 1), make_rows(23, 2)):
         dtype = np.int64 if id2label else np.float32
-        splits.append(tokenize_split(rows, np.array(rows.label, dtype), tokenizer, 12))
-    data = TokenizedData(train=splits[0], validation=splits[1], pad_token_id=0)
+        splits.append(encode_texts(rows, np.array(rows.label, dtype), tokenizer, 12))
+    data = EncodedData(train=splits[0], validation=splits[1], pad_token_id=0)
     task = "classification" if id2label else "regression"
     config = load_config(source, len(id2label or "1"), id2label, task)
     shape = model_shape(source, config)

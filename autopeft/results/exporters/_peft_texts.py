@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+CAUSAL_LM, SEQ2SEQ_LM = "causal-lm", "seq2seq-lm"
 
 #: Class names up to this many stand in the README's code, more are read from the facts.
 MAX_NAMES = 8
@@ -18,18 +20,19 @@ One PEFT adapter holds one method, so each is a folder of its own here. They are
 after the other, and each is filled before the next one wraps the same layers.
 """
 
+import importlib
 import json
 import warnings
 from pathlib import Path
 
 import torch
+import transformers
 from peft import PeftConfig, get_peft_model, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 
 def load(folder=Path(__file__).parent, base=None):
-    """Return the model, ready to predict, and its tokenizer.
+    """Return the model, ready to predict, and its tokenizer (or processor).
 
     Args:
         folder: This folder.
@@ -37,19 +40,23 @@ def load(folder=Path(__file__).parent, base=None):
     """
     folder = Path(folder)
     facts = json.loads((folder / "autopeft.json").read_text(encoding="utf-8"))
+    for name in facts["needs_modules"]:
+        importlib.import_module(name)  # makes methods known that are not part of PEFT
     labels = {"id2label": dict(enumerate(facts["id2label"]))} if facts["id2label"] else {}
-    model = AutoModelForSequenceClassification.from_pretrained(
+    if facts["num_labels"]:
+        labels["num_labels"] = facts["num_labels"]
+    model = getattr(transformers, facts["auto_class"]).from_pretrained(
         base or facts["base_model"],
-        num_labels=facts["num_labels"],
-        dtype=torch.float32,
+        dtype=facts["dtype"],
         revision=facts.get("revision") or "main",
         trust_remote_code=bool(facts.get("trust_remote_code")),
         **labels,
     )
-    head = load_file(folder / "head.safetensors")
-    unknown = model.load_state_dict(head, strict=False).unexpected_keys
-    if unknown:
-        raise ValueError(f"the base model has no such head: {unknown[:3]}")
+    if (folder / "head.safetensors").is_file():
+        head = load_file(folder / "head.safetensors")
+        unknown = model.load_state_dict(head, strict=False).unexpected_keys
+        if unknown:
+            raise ValueError(f"the base model has no such head: {unknown[:3]}")
     parts = {path.parent.name: path.parent for path in sorted(folder.glob("*/adapter_config.json"))}
     configs = {name: PeftConfig.from_pretrained(str(part)) for name, part in parts.items()}
     # Prompt learning wraps the whole model, so it comes last.
@@ -61,7 +68,9 @@ def load(folder=Path(__file__).parent, base=None):
             warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
             warnings.filterwarnings("ignore", ".*`base_model_name_or_path` was renamed")
             model = add_part(model, name, configs[name], tensors)
-    return model.eval(), AutoTokenizer.from_pretrained(folder)
+    kinds = {"image": "AutoImageProcessor", "audio": "AutoFeatureExtractor"}
+    processor = getattr(transformers, kinds.get(facts["modality"], "AutoTokenizer"))
+    return model.eval(), processor.from_pretrained(folder)
 
 
 def add_part(model, name, config, tensors):
@@ -89,12 +98,18 @@ def readme(facts: Mapping[str, Any], *, is_parts: bool) -> str:
         is_parts: Whether it holds several methods, each in its own folder.
     """
     trial = facts["trial"]
-    code = "\n".join([*(_load_parts() if is_parts else _load_plain(facts)), *_predict(facts)])
+    code = "\n".join([*(_load_parts(facts) if is_parts else _load_plain(facts)), *_predict(facts)])
     files = (
         "one folder for each method, `head.safetensors` (the task head), `load.py`"
         if is_parts
         else "`adapter_config.json` and `adapter_model.safetensors` (adapter and task head)"
     )
+    needs = "With `transformers` and `peft` alone"
+    if facts["needs_modules"]:
+        needs = (
+            "This method is not part of PEFT: with `transformers`, `peft` and "
+            f"{', '.join(f'`{name}`' for name in facts['needs_modules'])} installed"
+        )
     job = f" of job {facts['job']!r}" if facts.get("job") else ""
     return f"""\
 # {trial["description"]}
@@ -116,7 +131,7 @@ measures how much.
 
 ## Load and predict
 
-With `transformers` and `peft` alone, in this folder:
+{needs}, in this folder:
 
 ```python
 {code}
@@ -138,7 +153,9 @@ def _figure(value: float | None) -> str:
 
 def _load_plain(facts: Mapping[str, Any]) -> list[str]:
     names, lines = facts["id2label"], ["import torch"]
-    arguments = [f"num_labels={facts['num_labels']}"]
+    arguments = []
+    if facts["num_labels"]:
+        arguments.append(f"num_labels={facts['num_labels']}")
     if _is_short(names):
         arguments.append(f"id2label={dict(enumerate(names))!r}")
     elif names is not None:
@@ -148,27 +165,60 @@ def _load_plain(facts: Mapping[str, Any]) -> list[str]:
             'facts = json.loads(Path("autopeft.json").read_text(encoding="utf-8"))',
         ]
         arguments.append('id2label=dict(enumerate(facts["id2label"]))')
-    arguments.append("dtype=torch.float32")
+    arguments.append(f'dtype="{facts["dtype"]}"')
+    classes = [_auto_class(facts), _processor_class(facts)]
+    if facts.get("quantization"):
+        classes.append("BitsAndBytesConfig")
+        settings = {
+            "4bit": 'load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True',
+            "8bit": "load_in_8bit=True",
+        }[facts["quantization"]]
+        arguments.append(f"quantization_config=BitsAndBytesConfig({settings})")
     if facts.get("revision"):
         arguments.append(f"revision={facts['revision']!r}")
     if facts.get("trust_remote_code"):
         arguments.append("trust_remote_code=True")
+    auto, processor = _auto_class(facts), _processor_class(facts)
     return [
         *lines,
+        *_ours(facts),
         "from peft import PeftModel",
-        "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
-        "base = AutoModelForSequenceClassification.from_pretrained(",
+        f"from transformers import {', '.join(classes)}",
+        f"base = {auto}.from_pretrained(",
         f'    "{facts["base_model"]}", {", ".join(arguments)})',
         'model = PeftModel.from_pretrained(base, ".").eval()',
-        'tokenizer = AutoTokenizer.from_pretrained(".")',
+        f'{_processor_name(facts)} = {processor}.from_pretrained(".")',
     ]
 
 
-def _load_parts() -> list[str]:
-    return ["import torch", "from load import load", 'model, tokenizer = load(".")']
+def _load_parts(facts: Mapping[str, Any]) -> list[str]:
+    name = _processor_name(facts)
+    return ["import torch", "from load import load", f'model, {name} = load(".")']
+
+
+def _ours(facts: Mapping[str, Any]) -> list[str]:
+    """Return the line that makes methods of ours known to PEFT, where the export has one."""
+    return [f"import {name}  # makes its method known to PEFT" for name in facts["needs_modules"]]
+
+
+def _auto_class(facts: Mapping[str, Any]) -> str:
+    return str(facts.get("auto_class") or "AutoModelForSequenceClassification")
+
+
+def _processor_class(facts: Mapping[str, Any]) -> str:
+    classes = {"image": "AutoImageProcessor", "audio": "AutoFeatureExtractor"}
+    return classes.get(str(facts.get("modality")), "AutoTokenizer")
+
+
+def _processor_name(facts: Mapping[str, Any]) -> str:
+    return {"image": "processor", "audio": "extractor"}.get(str(facts.get("modality")), "tokenizer")
 
 
 def _predict(facts: Mapping[str, Any]) -> list[str]:
+    return _PREDICT.get(facts["task"], _predict_from_text)(facts)
+
+
+def _predict_from_text(facts: Mapping[str, Any]) -> list[str]:
     is_pair = len(facts["text_columns"]) == 2
     texts = '["A first text."], ["A second text."]' if is_pair else '["A text."]'
     outcome = (
@@ -179,10 +229,85 @@ def _predict(facts: Mapping[str, Any]) -> list[str]:
     return [
         f"batch = tokenizer({texts}, padding=True, truncation=True,",
         f'                  max_length={facts["max_tokens"]}, return_tensors="pt")',
+        *_forward(outcome),
+    ]
+
+
+def _generate(facts: Mapping[str, Any]) -> list[str]:
+    """Return the lines that answer a prompt, made as in training."""
+    roles = facts.get("input_roles") or ["text"]
+    if "messages" in roles:
+        batch = [
+            'messages = [{"role": "user", "content": "A question."}]',
+            "batch = tokenizer.apply_chat_template(messages, add_generation_prompt=True,",
+            '                                      return_dict=True, return_tensors="pt")',
+        ]
+    else:
+        batch = ['batch = tokenizer(["A prompt."], return_tensors="pt")']
+    new = "tokens[0]" if facts["task"] == SEQ2SEQ_LM else 'tokens[0, batch["input_ids"].shape[1]:]'
+    return [
+        *batch,
+        "with torch.inference_mode():",
+        "    tokens = model.generate(**batch, max_new_tokens=64, do_sample=False,",
+        "                            pad_token_id=tokenizer.pad_token_id)",
+        f"print(tokenizer.decode({new}, skip_special_tokens=True))",
+    ]
+
+
+def _predict_tags(facts: Mapping[str, Any]) -> list[str]:
+    return [
+        'batch = tokenizer([["A", "list", "of", "words"]], is_split_into_words=True,',
+        f"                  truncation=True, max_length={facts['max_tokens']}, "
+        'return_tensors="pt")',
+        *_forward("[model.config.id2label[i] for i in logits[0].argmax(-1).tolist()]"),
+    ]
+
+
+def _predict_choice(facts: Mapping[str, Any]) -> list[str]:
+    return [
+        'choices = ["A first choice.", "A second choice."]',
+        'batch = tokenizer(["A question."] * len(choices), choices, padding=True, truncation=True,',
+        f'                  max_length={facts["max_tokens"]}, return_tensors="pt")',
+        "batch = {name: tensor[None] for name, tensor in batch.items()}  # one question",
+        *_forward("logits.argmax(-1).tolist()"),
+    ]
+
+
+def _predict_image(facts: Mapping[str, Any]) -> list[str]:
+    return [
+        "import numpy as np",
+        "image = np.zeros((32, 32, 3), dtype=np.uint8)  # your picture: height x width x RGB",
+        'batch = processor(image, return_tensors="pt")',
+        *_forward("[model.config.id2label[i] for i in logits.argmax(-1).tolist()]"),
+    ]
+
+
+def _predict_audio(facts: Mapping[str, Any]) -> list[str]:
+    return [
+        "import numpy as np",
+        "rate = extractor.sampling_rate",
+        "sound = np.zeros(rate, dtype=np.float32)  # your recording at that rate, in [-1, 1]",
+        'batch = extractor(sound, sampling_rate=rate, return_tensors="pt")',
+        *_forward("[model.config.id2label[i] for i in logits.argmax(-1).tolist()]"),
+    ]
+
+
+def _forward(outcome: str) -> list[str]:
+    return [
         "with torch.inference_mode():",
         "    logits = model(**batch).logits",
         f"print({outcome})",
     ]
+
+
+_PREDICT: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    CAUSAL_LM: _generate,
+    SEQ2SEQ_LM: _generate,
+    "token-classification": _predict_tags,
+    "multiple-choice": _predict_choice,
+    "image-classification": _predict_image,
+    "audio-classification": _predict_audio,
+}
 
 
 def _is_short(names: list[str] | None) -> bool:

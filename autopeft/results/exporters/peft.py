@@ -1,7 +1,9 @@
 """Export for Hugging Face PEFT: adapter, head, tokenizer and how to load them.
 
 A configuration of one method is one plain PEFT adapter. Several methods, which no PEFT adapter
-can hold, become one folder each with a small loader beside them.
+can hold, become one folder each with a small loader beside them. A method that is not part of
+PEFT is saved the same way; loading it needs the module that makes it known, which the README's
+lines import.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -30,8 +32,14 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 HEAD_FILE = "head.safetensors"
 
-#: Tasks that the README's lines can load: one head on ``AutoModelForSequenceClassification``.
-TASKS = ("classification", "regression")
+#: Bytes of a saved number: adapters are trained and saved as float32.
+_FLOAT32 = 4
+#: What a processor of each modality leaves behind.
+PROCESSOR_FILES = {
+    "text": "tokenizer_config.json",
+    "image": "preprocessor_config.json",
+    "audio": "preprocessor_config.json",
+}
 REQUIRED_FACTS = ("base_model", "task", "metric", "id2label", "max_tokens", "text_columns",
                   "num_labels")  # fmt: skip
 
@@ -53,16 +61,10 @@ class PeftExporter(Exporter):
                 f"trial {state.trial.number} has no checkpoint any more "
                 "(those of trials off the front are removed)"
             )
-        for method in state.trial.configuration.methods:
-            if get_method(method).saved_as == "ours":
-                found.append(f"method {method} is not part of PEFT: its adapter needs AutoPEFT")
         try:
-            task = _read_facts(request.assets)["task"]
+            _read_facts(request.assets)
         except ExportError as error:
             found.append(error.message)
-        else:
-            if task not in TASKS:
-                found.append(f"task {task!r} has no loading recipe; known: {', '.join(TASKS)}")
         return found
 
     def write(self, request: ExportRequest, target: Path) -> None:
@@ -113,7 +115,8 @@ def _fill(folder: Path, request: ExportRequest) -> None:
             raise ExportError(f"the checkpoint {request.checkpoint.name} holds no adapter")
         for part in parts:
             _write_adapter(part, folder / part.name, facts["base_model"])
-        _copy(adapter / HEAD_FILE, folder / HEAD_FILE)
+        if (adapter / HEAD_FILE).is_file():
+            _copy(adapter / HEAD_FILE, folder / HEAD_FILE)
         (folder / "load.py").write_text(LOADER, encoding="utf-8")
     else:
         _write_adapter(adapter, folder, facts["base_model"])
@@ -127,8 +130,12 @@ def _facts(request: ExportRequest) -> dict[str, Any]:
     trial, last = state.trial, state.curve[-1]
     facts = _read_facts(request.assets)
     return {
+        "auto_class": "AutoModelForSequenceClassification",
+        "modality": "text",
+        "dtype": "float32",
         **facts,
         "schema_version": SCHEMA_VERSION,
+        "needs_modules": _needed_modules(trial.configuration.methods),
         "job": request.job.get("name"),
         "trial": {
             "number": trial.number,
@@ -140,9 +147,19 @@ def _facts(request: ExportRequest) -> dict[str, Any]:
             "score": finite_or_none(last.score),
             "metric_value": finite_or_none(last.metrics.get(facts["metric"], math.nan)),
             "metrics": {name: finite_or_none(value) for name, value in last.metrics.items()},
-            **trial.costs.to_json(),
+            **state.costs.to_json(),
         },
     }
+
+
+def _needed_modules(methods: Iterable[str]) -> list[str]:
+    """Return the modules that must be imported before PEFT knows these methods."""
+    found = []
+    for name in methods:
+        method = get_method(name)
+        if method.saved_as == "ours" and method.module_file is not None:
+            found.append(method.module_file)
+    return found
 
 
 def _read_facts(assets: Path) -> dict[str, Any]:
@@ -150,8 +167,9 @@ def _read_facts(assets: Path) -> dict[str, Any]:
     missing = [name for name in REQUIRED_FACTS if name not in facts]
     if missing:
         raise ExportError(f"{assets / FACTS_FILE} lacks {', '.join(missing)}")
-    if not (assets / "tokenizer_config.json").is_file():
-        raise ExportError(f"{assets} holds no tokenizer_config.json")
+    file = PROCESSOR_FILES[str(facts.get("modality", "text"))]
+    if not (assets / file).is_file():
+        raise ExportError(f"{assets} holds no {file}")
     return facts
 
 
@@ -170,14 +188,14 @@ def _check(folder: Path, request: ExportRequest, *, is_parts: bool) -> None:
         if not isinstance(_read_json(path).get("peft_type"), str):
             raise ExportError(f"{path.name} names no peft_type")
     weights = [path.with_name(WEIGHTS_FILE) for path in configs]
-    if is_parts:
+    if is_parts and (folder / HEAD_FILE).is_file():
         weights.append(folder / HEAD_FILE)
     numbers = sum(_num_numbers(path) for path in weights)
-    expected = request.state.trial.costs.num_trainable_parameters
+    expected = request.state.trial.costs.adapter_file_bytes // _FLOAT32
     if numbers != expected:
         raise ExportError(
-            f"the checkpoint {request.checkpoint.name} holds {numbers} trained numbers, "
-            f"trial {request.state.trial.number} trains {expected}",
+            f"the checkpoint {request.checkpoint.name} holds {numbers} numbers, "
+            f"trial {request.state.trial.number} saves {expected}",
             hint="the job folder is damaged; restore it from a copy",
         )
     local = {str(path) for place in (request.checkpoint, request.assets)

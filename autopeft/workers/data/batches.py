@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autopeft.workers.dataset import TokenizedSplit
+from autopeft.workers.dataset import INPUT_IDS, EncodedSplit, Field
 
 #: Batches whose rows are sorted by length together. More saves more padding; fewer mixes more.
 CHUNK_STEPS = 16
@@ -72,7 +72,7 @@ def _permutation(num_rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return permutation
 
 
-def evaluation_batches(split: TokenizedSplit, batch_size: int) -> Iterator[NDArray[np.int64]]:
+def evaluation_batches(split: EncodedSplit, batch_size: int) -> Iterator[NDArray[np.int64]]:
     """Yield the rows of each batch, longest examples first, so that little is padded.
 
     Every row comes once; rows of equal length keep their order. Outputs written to
@@ -84,39 +84,65 @@ def evaluation_batches(split: TokenizedSplit, batch_size: int) -> Iterator[NDArr
 
 
 def collate(
-    split: TokenizedSplit,
+    split: EncodedSplit,
     indices: NDArray[np.int64],
     pad_token_id: int,
     pad_to_multiple: int = 8,
 ) -> dict[str, NDArray[Any]]:
-    """Return the rows at ``indices`` as one batch, padded on the right.
+    """Return the examples at ``indices`` as one batch, padded on the right.
 
     Args:
-        split: Where the rows are.
-        indices: ``b`` rows, at least one.
-        pad_token_id: Fills ``input_ids``; the other arrays are filled with 0.
-        pad_to_multiple: The padded length is the smallest multiple of it that holds the
-            longest row.
+        split: Where the examples are.
+        indices: ``b`` examples, at least one.
+        pad_token_id: Fills ``input_ids``; every other field has its own filling.
+        pad_to_multiple: The padded length of a field is the smallest multiple of it that holds
+            the longest example.
 
     Returns:
-        ``input_ids`` and ``attention_mask``, both ``b x t`` ``int64``; ``token_type_ids`` the
-        same where the split has them; ``labels``, ``b`` in the split's dtype.
+        Every field of the split: ragged ones ``b x t``, integers as ``int64`` and other numbers
+        as ``float32``; dense ones ``b x ...`` as they are. ``attention_mask``, ``b x t``
+        ``int64``, where there are ``input_ids`` of several lengths. ``labels`` are those of the
+        tokens where the split has such a field, else ``b`` in the split's dtype. With several
+        sequences an example, every field is ``b x sequences x ...``.
     """
-    starts, lengths = split.offsets[indices], split.lengths[indices]
-    width = -(-max(1, int(lengths.max())) // pad_to_multiple) * pad_to_multiple
+    sequences = indices
+    if split.num_sequences > 1:
+        places = np.arange(split.num_sequences, dtype=np.int64)
+        sequences = (indices[:, None] * split.num_sequences + places).ravel()
+    batch: dict[str, NDArray[Any]] = {}
+    for name, field in split.fields.items():
+        if field.offsets is None:
+            batch[name] = field.values[sequences]
+            continue
+        is_tokens = name == INPUT_IDS
+        batch[name], present = _padded(
+            field, sequences, pad_token_id if is_tokens else field.fill, pad_to_multiple
+        )
+        if is_tokens and PACKED_BY not in split.fields:
+            batch["attention_mask"] = present.astype(np.int64)
+    if split.num_sequences > 1:
+        shape = (len(indices), split.num_sequences)
+        batch = {name: array.reshape(*shape, *array.shape[1:]) for name, array in batch.items()}
+    if "labels" not in split.fields:
+        batch["labels"] = split.labels[indices]
+    return batch
+
+
+#: A split that brings positions of its own holds several examples in one sequence. Attention
+#: then is told apart by positions, and a mask would say otherwise.
+PACKED_BY = "position_ids"
+
+
+def _padded(
+    field: Field, sequences: NDArray[np.int64], fill: float, multiple: int
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return ``b x t`` values, and which of them are there."""
+    assert field.offsets is not None
+    starts, lengths = field.offsets[sequences], field.lengths[sequences]
+    width = -(-max(1, int(lengths.max())) // multiple) * multiple
     columns = np.arange(width, dtype=np.int64)
     present = columns < lengths[:, None]
-    flat = (starts[:, None] + columns)[present]
-
-    def padded(values: NDArray[Any], fill: int) -> NDArray[np.int64]:
-        array = np.full((len(indices), width), fill, dtype=np.int64)
-        array[present] = values[flat]
-        return array
-
-    batch = {
-        "input_ids": padded(split.input_ids, pad_token_id),
-        "attention_mask": present.astype(np.int64),
-    }
-    if split.token_type_ids is not None:
-        batch["token_type_ids"] = padded(split.token_type_ids, 0)
-    return {**batch, "labels": split.labels[indices]}
+    is_integer = np.issubdtype(field.values.dtype, np.integer)
+    array = np.full((len(sequences), width), fill, dtype=np.int64 if is_integer else np.float32)
+    array[present] = field.values[(starts[:, None] + columns)[present]]
+    return array, present

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autopeft.errors import DataError
@@ -35,15 +36,37 @@ LABELS: tuple[str, ...] = (
     "similarity", "similarity_score", "rating", "stars", "y",
 )  # fmt: skip
 
+#: Columns of conversations, of what a language model is given, and of what it is to write.
+MESSAGES: tuple[str, ...] = ("messages", "conversations", "conversation", "chat", "dialogue")
+PROMPTS: tuple[str, ...] = ("prompt", "instruction", "input", "source", "question", "query")
+COMPLETIONS: tuple[str, ...] = (
+    "completion", "response", "output", "target", "answer", "summary", "chosen",
+)  # fmt: skip
+
 _HINT = "name the columns in the job file: data: {columns: {text: ..., label: ...}}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChosenColumns:
-    """The one or two text columns and the label column."""
+    """Which columns are read.
 
-    text: tuple[str, ...]
-    label: str
+    Attributes:
+        inputs: Column by the role it plays: ``text`` and ``text_pair``, or what the task reads.
+        label: The label column; None where the task has none.
+    """
+
+    inputs: Mapping[str, str]
+    label: str | None
+
+    @property
+    def text(self) -> tuple[str, ...]:
+        """The columns a model sees."""
+        return tuple(self.inputs.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every column that is read."""
+        return self.text if self.label is None else (*self.text, self.label)
 
 
 def choose_columns(table: Table, wanted: Columns) -> ChosenColumns:
@@ -64,12 +87,103 @@ def choose_columns(table: Table, wanted: Columns) -> ChosenColumns:
         raise DataError(f"data.columns names one column twice: {', '.join(given)}", hint=_HINT)
     label = wanted.label or _infer_label(table, taken=given)
     text = _named_text(wanted) or _infer_text(table, taken=[label])
-    return ChosenColumns(text=text, label=label)
+    return ChosenColumns(inputs=dict(zip(("text", "text_pair"), text, strict=False)), label=label)
+
+
+def is_for_language_model(table: Table, wanted: Columns) -> bool:
+    """Return whether columns say by themselves that a language model is to be fine-tuned.
+
+    They do where the user named messages or a completion, or where a column is called
+    ``messages``, or two ``prompt`` and ``completion``, and no label is named.
+    """
+    if wanted.messages or wanted.completion:
+        return True
+    if wanted.label or wanted.text:
+        return False
+    names = {name.casefold() for name in table.columns}
+    return "messages" in names or {"prompt", "completion"} <= names
+
+
+def choose_messages(table: Table, wanted: Columns) -> ChosenColumns:
+    """Return the columns a causal language model is fine-tuned on.
+
+    Those the user named; else messages, prompt and completion, or a text, whichever is found
+    first.
+
+    Raises:
+        DataError: a named column does not exist, some are named that do not go together, or
+            none is found.
+    """
+    _check_no_label(wanted, "causal-lm")
+    named = {
+        role: name
+        for role in ("messages", "prompt", "completion", "text")
+        if (name := getattr(wanted, role)) is not None
+    }
+    for role, name in named.items():
+        _check_exists(table, name, f"data.columns.{role}")
+    if set(named) in ({"messages"}, {"text"}, {"prompt", "completion"}):
+        return ChosenColumns(inputs=named, label=None)
+    if set(named) in ({"prompt"}, {"completion"}):
+        return choose_prompts(table, wanted)
+    if named:
+        raise DataError(
+            f"data.columns names {' and '.join(named)}; a language model is trained on messages, "
+            "on prompt and completion, or on text",
+            hint="name one of the three",
+        )
+    by_folded = {name.casefold(): name for name in table.columns}
+    for candidate in MESSAGES:
+        if candidate in by_folded:
+            return ChosenColumns(inputs={"messages": by_folded[candidate]}, label=None)
+    pair = _find_pair(by_folded)
+    if pair is not None:
+        return ChosenColumns(inputs=pair, label=None)
+    return ChosenColumns(inputs={"text": _infer_text(table, taken=[])[0]}, label=None)
+
+
+def choose_prompts(table: Table, wanted: Columns) -> ChosenColumns:
+    """Return a column of prompts or sources and one of completions or targets.
+
+    Raises:
+        DataError: a named column does not exist, or the choice is not clear.
+    """
+    for role in ("prompt", "completion"):
+        if getattr(wanted, role) is not None:
+            _check_exists(table, getattr(wanted, role), f"data.columns.{role}")
+    by_folded = {name.casefold(): name for name in table.columns}
+    pair = _find_pair(by_folded, wanted.prompt, wanted.completion)
+    if pair is None or pair["prompt"] == pair["completion"]:
+        raise DataError(
+            f"{table.origin}: cannot tell which columns are prompt and completion; it has "
+            f"{_list(table)}",
+            hint="name them in the job file: data: {columns: {prompt: ..., completion: ...}}",
+        )
+    return ChosenColumns(inputs=pair, label=None)
+
+
+def _find_pair(
+    by_folded: Mapping[str, str], prompt: str | None = None, completion: str | None = None
+) -> dict[str, str] | None:
+    prompt = prompt or next((by_folded[c] for c in PROMPTS if c in by_folded), None)
+    others = {folded: name for folded, name in by_folded.items() if name != prompt}
+    completion = completion or next((others[c] for c in COMPLETIONS if c in others), None)
+    if prompt is None or completion is None:
+        return None
+    return {"prompt": prompt, "completion": completion}
+
+
+def _check_no_label(wanted: Columns, task: str) -> None:
+    if wanted.label is not None:
+        raise DataError(
+            f"data.columns.label is {wanted.label!r}, but task {task} has no labels",
+            hint="leave it out, or set task: classification",
+        )
 
 
 def check_columns(table: Table, columns: ChosenColumns) -> None:
     """Raise ``DataError`` unless another split has the columns chosen in training, too."""
-    for name in (*columns.text, columns.label):
+    for name in columns.names:
         _check_exists(table, name, "the training split")
 
 

@@ -7,19 +7,20 @@ import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from autopeft.errors import DataError
-from autopeft.workers.data.columns import ChosenColumns, check_columns, choose_columns
-from autopeft.workers.data.labels import is_missing, read_labels
+from autopeft.workers.data.columns import ChosenColumns, check_columns, is_for_language_model
+from autopeft.workers.data.labels import Labels, is_missing, read_labels
 from autopeft.workers.data.sources import read_tables
-from autopeft.workers.data.splitting import CUT_FRACTION, CUT_MAX_ROWS, cut, draw, take, text_keys
+from autopeft.workers.data.splitting import CUT_FRACTION, CUT_MAX_ROWS, cut, draw
 from autopeft.workers.data.table import DataWarning, Table
-from autopeft.workers.data.texts import make_rows, without_empty_texts
 from autopeft.workers.dataset import SPLIT_NAMES, DataSplits, Rows, SplitName
 from autopeft.workers.settings import DataSettings
-from autopeft.workers.tasks.metric_names import CLASSIFICATION, REGRESSION
+from autopeft.workers.tasks.base import TASKS, Task
+from autopeft.workers.tasks.metric_names import CAUSAL_LM, CLASSIFICATION, REGRESSION
 
 #: Fewer rows cannot be cut, trained on or scored on.
 MIN_ROWS_TO_CUT = 10
@@ -44,25 +45,26 @@ def load_splits(settings: DataSettings, *, base: Path, seed: int, task: str) -> 
         DataError: one clear finding with its place.
     """
     tables, provenance = read_tables(settings, base, seed)
-    columns = choose_columns(tables["train"], settings.columns)
+    reader = _reader(tables["train"], settings, task)
+    columns = reader.choose_columns(tables["train"], settings.columns)
     tables = _without_unlabelled_test(tables, columns, settings)
     for table in tables.values():
         check_columns(table, columns)
     dropped = {}
     for split, table in tables.items():
-        tables[split], dropped[split] = without_empty_texts(table, columns)
-    task, labels = read_labels(tables, columns.label, task)
+        tables[split], dropped[split] = reader.clean(table, columns)
+    kind, labels = _labels(tables, columns, reader, task)
     splits: dict[SplitName, Rows] = {
-        split: make_rows(table, columns, labels[split]) for split, table in tables.items()
+        split: reader.make_rows(table, columns, labels[split]) for split, table in tables.items()
     }
-    names = _label_names(tables["train"], columns.label, splits, task)
-    stratify = task == CLASSIFICATION
-    cuts = _cut_missing(splits, seed, stratify=stratify)
+    stratify = kind == "classes"
+    names = _label_names(tables["train"], columns.label, splits) if stratify else None
+    cuts = _cut_missing(splits, seed, reader, stratify=stratify)
     if stratify and names is None:
         _check_known_labels(splits, tables)
     sizes = {split: len(splits[split]) for split in SPLIT_NAMES}
     _limit(splits, settings, seed, stratify=stratify)
-    _check_sizes(splits, task)
+    _check_sizes(splits, kind)
     return DataSplits(
         splits=splits,
         text_columns=columns.text,
@@ -75,7 +77,7 @@ def load_splits(settings: DataSettings, *, base: Path, seed: int, task: str) -> 
             "num_rows_before_limits": sizes,
             "num_rows_with_empty_text_left_out": {k: n for k, n in dropped.items() if n},
             "cut_from_train": cuts,
-            "num_texts_also_in_train": _overlaps(splits),
+            "num_texts_also_in_train": _overlaps(splits, reader),
         },
     )
 
@@ -85,11 +87,37 @@ def fingerprint(splits: Mapping[SplitName, Rows]) -> str:
     digest = hashlib.sha256()
     for split in SPLIT_NAMES:
         rows = splits[split]
-        texts = [rows.text] if rows.text_pair is None else [rows.text, rows.text_pair]
         digest.update(f"{split} {len(rows)}\n".encode())
-        for row in zip(*texts, rows.label, strict=True):
-            digest.update(json.dumps(row).encode() + b"\n")
+        for row in zip(*rows.columns.values(), rows.label, strict=True):
+            digest.update(json.dumps(row, default=_digest).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _digest(value: Any) -> str:
+    """Stand for bytes and arrays, which JSON does not know."""
+    content = value if isinstance(value, bytes) else np.ascontiguousarray(value).tobytes()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _reader(train: Table, settings: DataSettings, task: str) -> Task:
+    """Return the task that reads the rows: under ``auto``, by the columns there are."""
+    if task != "auto":
+        return TASKS.get(task)()
+    return TASKS.get(CAUSAL_LM if is_for_language_model(train, settings.columns) else REGRESSION)()
+
+
+def _labels(
+    tables: Mapping[SplitName, Table], columns: ChosenColumns, reader: Task, task: str
+) -> tuple[str, Labels]:
+    """Return the kind of labels, found out where the task is ``auto``, and the labels."""
+    kind: str = reader.label_kind
+    if columns.label is None:
+        return kind, {split: [None] * len(table) for split, table in tables.items()}
+    if kind == "own":
+        return kind, {split: list(t.columns[columns.label]) for split, t in tables.items()}
+    wanted = CLASSIFICATION if kind == "classes" else REGRESSION
+    found, labels = read_labels(tables, columns.label, "auto" if task == "auto" else wanted)
+    return ("classes" if found == CLASSIFICATION else "amounts"), labels
 
 
 def _without_unlabelled_test(
@@ -97,7 +125,7 @@ def _without_unlabelled_test(
 ) -> dict[SplitName, Table]:
     """Leave out a hub's test split that has no labels, unless the user asked for it."""
     test = tables.get("test")
-    if test is None or settings.test is not None:
+    if test is None or settings.test is not None or columns.label is None:
         return tables
     if not all(is_missing(value) for value in test.columns.get(columns.label, [])):
         return tables
@@ -105,10 +133,10 @@ def _without_unlabelled_test(
 
 
 def _label_names(
-    train: Table, column: str, splits: Mapping[SplitName, Rows], task: str
+    train: Table, column: str | None, splits: Mapping[SplitName, Rows]
 ) -> tuple[str, ...] | None:
-    names = (train.label_names or {}).get(column)
-    if names is None or task != CLASSIFICATION:
+    names = (train.label_names or {}).get(column or "")
+    if names is None:
         return None
     everything = {label for rows in splits.values() for label in rows.label}
     if any(isinstance(label, str) for label in everything):
@@ -124,7 +152,9 @@ def _label_names(
     return names
 
 
-def _cut_missing(splits: dict[SplitName, Rows], seed: int, *, stratify: bool) -> list[SplitName]:
+def _cut_missing(
+    splits: dict[SplitName, Rows], seed: int, reader: Task, *, stratify: bool
+) -> list[SplitName]:
     """Cut the splits that are not there from train, in place; return their names."""
     missing = [split for split in SPLIT_NAMES if split not in splits]
     num_rows = len(splits["train"])
@@ -137,7 +167,8 @@ def _cut_missing(splits: dict[SplitName, Rows], seed: int, *, stratify: bool) ->
     target = min(CUT_MAX_ROWS, max(2, round(CUT_FRACTION * num_rows)))
     for split in missing:
         train = splits["train"]
-        away = cut(train, target, _generator(seed, "cut", split), stratify=stratify)
+        generator = _generator(seed, "cut", split)
+        away = cut(train, target, generator, stratify=stratify, keys=reader.keys(train))
         if len(away) < MIN_ROWS[split]:
             raise DataError(
                 f"train has {num_rows} rows, too few in each class or too many of equal text to "
@@ -145,8 +176,8 @@ def _cut_missing(splits: dict[SplitName, Rows], seed: int, *, stratify: bool) ->
                 hint=f"give a file for {split}, or more rows",
             )
         gone = set(away)
-        splits[split] = take(train, away)
-        splits["train"] = take(train, [i for i in range(len(train)) if i not in gone])
+        splits[split] = train.take(away)
+        splits["train"] = train.take([i for i in range(len(train)) if i not in gone])
     return missing
 
 
@@ -174,7 +205,7 @@ def _limit(
         rows = splits[split]
         if limit is None or limit >= len(rows):
             continue
-        num_classes = len(set(rows.label))
+        num_classes = len(set(rows.label)) if stratify else 0
         if stratify and split == "train" and limit < num_classes:
             raise DataError(
                 f"data.limit.train is {limit}; expected at least {num_classes}, one row for each "
@@ -184,10 +215,10 @@ def _limit(
         generator = _generator(seed, "limit", split)
         minimum = 1 if split == "train" else 0
         kept = draw(rows.label, limit, generator, stratify=stratify, minimum=minimum)
-        splits[split] = take(rows, kept)
+        splits[split] = rows.take(kept)
 
 
-def _check_sizes(splits: Mapping[SplitName, Rows], task: str) -> None:
+def _check_sizes(splits: Mapping[SplitName, Rows], kind: str) -> None:
     for split in SPLIT_NAMES:
         rows = splits[split]
         if len(rows) < MIN_ROWS[split]:
@@ -195,7 +226,7 @@ def _check_sizes(splits: Mapping[SplitName, Rows], task: str) -> None:
                 f"split {split} has {len(rows)} rows; expected at least {MIN_ROWS[split]}",
                 hint=f"give more rows, or raise data.limit.{split}",
             )
-        is_scored = task in (CLASSIFICATION, REGRESSION) and split != "test"
+        is_scored = kind in ("classes", "amounts") and split != "test"
         if is_scored and len(set(rows.label)) == 1:
             raise DataError(
                 f"every label in split {split} is {rows.label[0]!r}; expected at least two "
@@ -204,11 +235,11 @@ def _check_sizes(splits: Mapping[SplitName, Rows], task: str) -> None:
             )
 
 
-def _overlaps(splits: Mapping[SplitName, Rows]) -> dict[str, int]:
+def _overlaps(splits: Mapping[SplitName, Rows], reader: Task) -> dict[str, int]:
     """Count the texts of validation and test that training has, too."""
-    train = set(text_keys(splits["train"]))
+    train = set(reader.keys(splits["train"]))
     others = [split for split in SPLIT_NAMES if split != "train"]
-    return {split: sum(key in train for key in text_keys(splits[split])) for split in others}
+    return {split: sum(key in train for key in reader.keys(splits[split])) for split in others}
 
 
 def _generator(seed: int, purpose: str, split: SplitName) -> np.random.Generator:

@@ -14,6 +14,8 @@ from autopeft.workers.data.table import Table
 from autopeft.workers.dataset import SPLIT_NAMES, SplitName
 from autopeft.workers.settings import DataSettings
 
+BUILTIN_DATA = ("builtin:docstrings", "builtin:signatures")
+
 
 def read_tables(
     settings: DataSettings, base: Path, seed: int
@@ -31,18 +33,25 @@ def read_tables(
     if settings.name is None:
         return _read_files(settings, base)
     if settings.name.startswith("builtin:"):
-        if settings.name != "builtin:docstrings":
-            raise DataError(
-                f"there is no data set {settings.name!r}"
-                f"{did_you_mean(settings.name, ['builtin:docstrings'])}",
-                hint="data: builtin:docstrings",
-            )
-        from autopeft.workers.data.docstrings import read_docstrings
-
-        return read_docstrings(seed)
+        return _read_builtin(settings.name, seed)
     from autopeft.workers.data.hub import read_hub
 
     return read_hub(settings)
+
+
+def _read_builtin(name: str, seed: int) -> tuple[dict[SplitName, Table], dict[str, Any]]:
+    if name == "builtin:docstrings":
+        from autopeft.workers.data.docstrings import read_docstrings
+
+        return read_docstrings(seed)
+    if name == "builtin:signatures":
+        from autopeft.workers.data.signatures import read_signatures
+
+        return read_signatures(seed)
+    raise DataError(
+        f"there is no data set {name!r}{did_you_mean(name, BUILTIN_DATA)}",
+        hint=f"data: {BUILTIN_DATA[0]}",
+    )
 
 
 def _read_files(

@@ -36,16 +36,14 @@ def text_key(text: str, text_pair: str | None = None) -> str:
     return "\n".join(keys)
 
 
-def take(rows: Rows, indices: Sequence[int]) -> Rows:
-    """Return the rows at ``indices``, in that order."""
-    return Rows(
-        text=[rows.text[i] for i in indices],
-        text_pair=None if rows.text_pair is None else [rows.text_pair[i] for i in indices],
-        label=[rows.label[i] for i in indices],
-    )
-
-
-def cut(rows: Rows, num_rows: int, generator: np.random.Generator, *, stratify: bool) -> list[int]:
+def cut(
+    rows: Rows,
+    num_rows: int,
+    generator: np.random.Generator,
+    *,
+    stratify: bool,
+    keys: Sequence[str] | None = None,
+) -> list[int]:
     """Return about ``num_rows`` indices to take away, in growing order.
 
     Args:
@@ -54,8 +52,9 @@ def cut(rows: Rows, num_rows: int, generator: np.random.Generator, *, stratify: 
         generator: Draws the rows.
         stratify: Whether labels are classes, each to be cut in proportion. A class never
             loses its last group of equal texts.
+        keys: What rows share where they must stay together; their texts by default.
     """
-    groups = _groups(rows)
+    groups = _groups(text_keys(rows) if keys is None else keys)
     strata = _strata(rows.label, groups) if stratify else {None: groups}
     sizes = [sum(len(group) for group in members) for members in strata.values()]
     quotas = allocate(sizes, num_rows)
@@ -121,9 +120,9 @@ def allocate(sizes: Sequence[int], total: int, *, minimum: int = 0) -> list[int]
     return shares
 
 
-def _groups(rows: Rows) -> list[list[int]]:
+def _groups(keys: Sequence[str]) -> list[list[int]]:
     groups: dict[str, list[int]] = {}
-    for i, key in enumerate(text_keys(rows)):
+    for i, key in enumerate(keys):
         groups.setdefault(key, []).append(i)
     return list(groups.values())
 

@@ -56,12 +56,15 @@ def without_empty_texts(table: Table, columns: ChosenColumns) -> tuple[Table, in
 
 def make_rows(table: Table, columns: ChosenColumns, labels: list[Any]) -> Rows:
     """Return the texts of a table beside labels that are already uniform."""
-    labels = [_well_formed(label) if isinstance(label, str) else label for label in labels]
-    texts = [[_well_formed(text) for text in table.columns[name]] for name in columns.text]
-    return Rows(text=texts[0], text_pair=texts[1] if len(texts) > 1 else None, label=labels)
+    labels = [well_formed(label) if isinstance(label, str) else label for label in labels]
+    texts = {
+        role: [well_formed(text) for text in table.columns[name]]
+        for role, name in columns.inputs.items()
+    }
+    return Rows(columns=texts, label=labels)
 
 
-def _well_formed(text: str) -> str:
+def well_formed(text: str) -> str:
     """Return ``text`` with halves of surrogate pairs, which JSON can hold, made whole or U+FFFD."""
     if not _LONE_SURROGATE.search(text):
         return text

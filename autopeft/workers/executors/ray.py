@@ -10,7 +10,6 @@ from typing import Any
 
 from autopeft.errors import AutopeftError, WorkerError
 from autopeft.records import FailureKind, Segment, SegmentEvent, SegmentFailed
-from autopeft.workers.dataset import TokenizedSplit
 from autopeft.workers.executors.base import EXECUTORS, Executor
 from autopeft.workers.openmp import ENVIRONMENT, share_cores
 from autopeft.workers.settings import WorkerSettings, WorkersSettings
@@ -258,11 +257,7 @@ def _connect(workers: WorkersSettings, num_cpus: int, plan: WorkerPlan) -> bool:
 
 
 def _num_bytes(plan: WorkerPlan) -> int:
-    def of_split(split: TokenizedSplit) -> int:
-        arrays = (split.input_ids, split.token_type_ids, split.offsets, split.labels)
-        return sum(array.nbytes for array in arrays if array is not None)
-
-    return of_split(plan.data.train) + of_split(plan.data.validation)
+    return plan.data.train.nbytes + plan.data.validation.nbytes
 
 
 def _was_ready(slot: _Slot) -> bool:

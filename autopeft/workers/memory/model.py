@@ -12,21 +12,18 @@ import torch
 from numpy.typing import NDArray
 
 from autopeft.records import ModelShape
-from autopeft.search_spaces.configuration import Configuration, Module, Setting
+from autopeft.search_spaces.configuration import Configuration, Module
 from autopeft.search_spaces.method import get_method
 from autopeft.workers.injection import trainable_parameters
+from autopeft.workers.memory.depth import layer_of, layer_prefixes
+from autopeft.workers.memory.inputs import Input
 from autopeft.workers.memory.kernels import Device
-from autopeft.workers.memory.ledger import NUM_LAYERS, LayeredLedger, WholeModelLedger
-from autopeft.workers.memory.sizes import Knob, NotAffineError, configuration_of, knob_values
+from autopeft.workers.memory.predicting import Predictor, Sum
 from autopeft.workers.memory.step import TrainingStep
 
 _FLOAT32 = 4
 #: One float32 state for the mean and one for the square of each gradient.
 _ADAMW_STATES = 2
-_Ledger = LayeredLedger | WholeModelLedger
-_Settings = tuple[tuple[str, Setting], ...]
-#: Methods with their settings that are neither sites nor knobs.
-_Key = tuple[tuple[str, _Settings], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +36,13 @@ class MemoryEstimate:
             trains, task head included), ``gradients``, ``optimizer_state``, ``activations``
             (saved from forward to backward), ``transients`` (what the worst moment adds to
             these), and ``total``, their sum.
+        is_approximate: Whether a part could not be accounted for on the meta device and was
+            estimated from sizes alone.
     """
 
     total_bytes: int
     components: Mapping[str, int]
+    is_approximate: bool = False
 
 
 class MemoryModel:
@@ -59,14 +59,13 @@ class MemoryModel:
     * the forward pass through frozen layers, which saves nothing: its transient tensors;
     * the optimiser step: one float32 copy of what trains, which torch's multi-tensor AdamW makes.
 
+    Under gradient checkpointing what a layer saves is kept for one layer at a time, the largest,
+    and the output of a layer for every layer that gradients pass.
+
     Not counted: what an allocator rounds up or keeps, kernel workspaces, the device's own
     context, the batch itself. Batches are taken as full and padded to ``tokens``; dropout is on.
-    Deterministic; models of the meta device are built on first use and hold no memory.
-
-    Against a count of every live tensor of a step of MiniLM (32 x 128 tokens, 14 configurations
-    of LoRA, DoRA, IA3 and prefix tuning) the total is within 5.3 % with the kernels of the CPU,
-    within 2 % where more than a few top layers carry LoRA; with those of CUDA within 5.1 % but
-    for one (LoRA on the last feed-forward layer alone: 13 % too much).
+    Deterministic; models of the meta device are built on first use and hold no memory. A method
+    or a model that cannot run on the meta device is estimated from its sizes, and never raises.
     """
 
     def __init__(
@@ -79,20 +78,27 @@ class MemoryModel:
         task: str,
         dtype: torch.dtype = torch.float32,
         device: Device = "cpu",
+        weight_dtype: torch.dtype | None = None,
+        inputs: Mapping[str, Input] | None = None,
     ) -> None:
         """Describe the step; nothing is built yet.
 
         Args:
             config: transformers config with the task head described (``num_labels``).
-            shape: Shape of the same model.
-            batch_size: Examples in a batch.
+            shape: Shape of the same model; says whether the weights are quantised and whether
+                the job trains with gradient checkpointing.
+            batch_size: Examples that go through the model together.
             tokens: Tokens of each example, padding included.
             task: Name of the task.
-            dtype: Of the frozen weights.
+            dtype: The one that the frozen part computes in.
             device: Whose attention kernels are accounted for.
+            weight_dtype: Of the frozen weights where autocast computes in another; the same
+                where None.
+            inputs: What a batch looks like; from ``batch_size`` and ``tokens`` where None.
         """
         self._shape = shape
         self._dtype = dtype
+        self._is_autocast = weight_dtype is not None and weight_dtype != dtype
         self._step = TrainingStep(
             config=config,
             shape=shape,
@@ -101,27 +107,36 @@ class MemoryModel:
             task=task,
             dtype=dtype,
             device=device,
+            weight_dtype=weight_dtype,
+            inputs=inputs,
         )
-        self._ledgers: dict[_Key, _Ledger | None] = {}
-        self._not_affine: set[Knob] = set()
-        self._free: dict[str, frozenset[str]] = {}  # settings that are no part of a variant
+        self._predictor = Predictor(self._step)
 
     def probe(self, configuration: Configuration) -> MemoryEstimate:
-        """Build the configuration on the meta device and account for one step."""
-        model = self._step.build(configuration)
+        """Build the configuration on the meta device and account for one step.
+
+        Where it cannot be built or run there, it is predicted.
+        """
+        try:
+            model = self._step.build(configuration)
+            weights = self._step.weight_bytes(model)
+            saved = self._saved_by_layer(model)
+        except Exception:  # whatever a method does that has no answer on the meta device
+            return self._predicted(configuration.modules)
         trained = trainable_parameters(model)
         return self._estimate(
-            weights=self._step.weight_bytes(model),
+            weights=weights,
             adapter=sum(parameter.nbytes for parameter in trained.values()),
             num_trained=sum(parameter.numel() for parameter in trained.values()),
-            activations=self._step.saved_bytes(model),
+            activations=self._held(saved),
         )
 
     def predict(self, configurations: Sequence[Configuration]) -> NDArray[np.int64]:
-        """Return what :meth:`probe` would find, for many configurations at once.
+        """Return about what :meth:`probe` would find, for many configurations at once.
 
-        The first call that meets a method, or a variant of one such as DoRA, takes about a
-        second to account for it; after that a configuration costs tens of microseconds.
+        The first call that meets a method, or a variant of one such as DoRA, takes up to about
+        a second to account for it; after that a configuration takes about 0.1 ms. What several
+        methods in one configuration save is added up, what they share once.
 
         Returns:
             ``n`` peaks in bytes.
@@ -129,25 +144,61 @@ class MemoryModel:
         known: dict[tuple[Module, ...], int] = {}
         for configuration in configurations:
             if configuration.modules not in known:
-                known[configuration.modules] = self._predict(configuration.modules)
+                known[configuration.modules] = self._predicted(configuration.modules).total_bytes
         return np.array([known[c.modules] for c in configurations], dtype=np.int64)
 
-    def _predict(self, modules: tuple[Module, ...]) -> int:
-        head = self._head_only.components
+    def _predicted(self, modules: tuple[Module, ...]) -> MemoryEstimate:
+        added = self._predictor.add_up(modules)
         num_adapter = sum(
             get_method(module.method).num_parameters(self._shape, module) for module in modules
         )
+        head = self._shape.num_head_parameters
         return self._estimate(
-            weights=head["weights"],
-            adapter=head["adapter"] + num_adapter * self._adapter_itemsize,
-            num_trained=self._shape.num_head_parameters + num_adapter,
-            activations=self._saved(modules),
-        ).total_bytes
+            weights=self._bare_weights + round(added.resident),
+            adapter=head * self._dtype.itemsize + num_adapter * self._adapter_itemsize,
+            num_trained=head + num_adapter,
+            activations=self._held(added),
+            is_approximate=added.is_approximate,
+        )
+
+    def _held(self, saved: Sum) -> int:
+        """Return what is held when the backward pass begins, in bytes."""
+        flowing = [layer for layer in saved.layers if layer > 0]
+        if not self._shape.uses_gradient_checkpointing:
+            held = saved.outside + sum(flowing)
+        else:
+            boundary = self._predictor.layer_output_bytes
+            held = saved.outside + boundary * len(flowing) + max(flowing, default=0)
+        if self._is_autocast:
+            # Every matrix product through which gradients pass keeps its copy of the weight.
+            part = len(flowing) / max(1, self._shape.num_layers)
+            held += part * self._shape.num_base_parameters * self._dtype.itemsize
+        return round(held)
+
+    def _saved_by_layer(self, model: Any) -> Sum:
+        if not (self._shape.uses_gradient_checkpointing or self._is_autocast):
+            return Sum(outside=self._step.saved_bytes(model))
+        prefixes = layer_prefixes(self._shape)
+        layers = [0.0] * self._shape.num_layers
+        outside = 0
+        for (scope, _), num_bytes in self._step.saved_by_label(model).items():
+            layer = layer_of(scope, prefixes)
+            if layer is None:
+                outside += num_bytes
+            else:
+                layers[layer] += num_bytes
+        return Sum(outside=outside, layers=tuple(layers))
 
     def _estimate(
-        self, *, weights: int, adapter: int, num_trained: int, activations: int
+        self,
+        *,
+        weights: int,
+        adapter: int,
+        num_trained: int,
+        activations: int,
+        is_approximate: bool = False,
     ) -> MemoryEstimate:
-        frozen_forward, flow = self._transients
+        frozen_forward, flow = self._predictor.transients
         worst = max(activations + flow, frozen_forward, num_trained * _FLOAT32)
         components = {
             "weights": weights,
@@ -158,102 +209,22 @@ class MemoryModel:
             "transients": worst - activations,
         }
         total = sum(components.values())
-        return MemoryEstimate(total_bytes=total, components={**components, "total": total})
+        return MemoryEstimate(
+            total_bytes=total,
+            components={**components, "total": total},
+            is_approximate=is_approximate or self._predictor.is_approximate,
+        )
 
     @cached_property
-    def _transients(self) -> tuple[int, int]:
-        """Bytes of a forward pass that saves nothing, and of a layer gradients flow through."""
-        small = self._step.with_layers(NUM_LAYERS)
-        return small.frozen_forward_bytes(), small.transient_bytes()
-
-    @cached_property
-    def _head_only(self) -> MemoryEstimate:
-        return self.probe(configuration_of(()))
+    def _bare_weights(self) -> int:
+        """Bytes that do not train where the head alone trains."""
+        try:
+            model = self._step.build(Configuration(modules=(), learning_rate=1.0))
+            return self._step.weight_bytes(model)
+        except Exception:
+            return self._shape.num_base_parameters * self._dtype.itemsize
 
     @property
     def _adapter_itemsize(self) -> int:
         """PEFT keeps adapters of half-precision models in float32."""
         return max(self._dtype.itemsize, _FLOAT32)
-
-    def _saved(self, modules: tuple[Module, ...]) -> int:
-        if not modules:
-            return self._head_only.components["activations"]
-        ledger = self._ledger(modules)
-        if ledger is None:
-            return self._step.saved_bytes(self._step.build(configuration_of(modules)))
-        settings = {
-            (module.method, name): value for module in modules for name, value in module.settings
-        }
-        point = [1.0, *(settings[knob] for knob in ledger.table.knobs)]
-        return round(float(ledger.saved(modules) @ np.array(point, dtype=np.float64)))
-
-    def _ledger(self, modules: tuple[Module, ...]) -> _Ledger | None:
-        """Return the ledger for these modules; None where only a probe can tell."""
-        while True:
-            key = tuple((module.method, self._variant(module)) for module in modules)
-            if key not in self._ledgers:
-                try:
-                    alike = self._alike(key, modules)
-                    if alike not in self._ledgers:
-                        self._ledgers[alike] = self._new_ledger(modules)
-                except NotAffineError as error:
-                    self._not_affine.add(error.knob)
-                    self._free.clear()
-                    continue
-                self._ledgers[key] = self._ledgers[alike]
-            return self._ledgers[key]
-
-    def _alike(self, key: _Key, modules: tuple[Module, ...]) -> _Key:
-        """Return the key with each method in the first of its variants that is sized alike."""
-        if len(modules) == 1:
-            return key
-        alone = [self._ledger((module,)) for module in modules]
-        return tuple(
-            next(k[0] for k, known in self._ledgers.items() if len(k) == 1 and known is ledger)
-            for ledger in alone
-        )
-
-    def _new_ledger(self, modules: tuple[Module, ...]) -> _Ledger | None:
-        values = {
-            knob: values
-            for module in modules
-            for knob, values in knob_values(self._shape, module.method).items()
-            if knob not in self._not_affine
-        }
-        if len(modules) > 1:
-            for module in modules:
-                alone = self._ledger((module,))
-                if not isinstance(alone, LayeredLedger):
-                    return None
-                values = {knob: v for knob, v in values.items() if knob not in alone.table.flat}
-        ledger: _Ledger
-        if all(get_method(module.method).is_placeable for module in modules):
-            ledger = LayeredLedger(self._step, modules, values)
-        else:
-            ledger = WholeModelLedger(self._step, modules, values)
-        for known in self._ledgers.values():
-            if known is not None and _same_sizes(known, ledger):
-                return known
-        return ledger if ledger.adds_up() else None
-
-    def _variant(self, module: Module) -> _Settings:
-        """Return the settings that decide which storages there are at all."""
-        free = self._free.get(module.method)
-        if free is None:
-            dimensions = get_method(module.method).dimensions(self._shape)
-            subsets = {dimension.name for dimension in dimensions if dimension.kind == "subset"}
-            knobs = knob_values(self._shape, module.method).keys() - self._not_affine
-            affine = {name for _, name in knobs}
-            free = self._free[module.method] = frozenset(subsets | affine)
-        return tuple((name, value) for name, value in module.settings if name not in free)
-
-
-def _same_sizes(one: _Ledger, other: _Ledger) -> bool:
-    """Tell whether two ledgers would give the same answers."""
-    return (
-        type(one) is type(other)
-        and [m.method for m in one.table.modules] == [m.method for m in other.table.modules]
-        and one.table.knobs == other.table.knobs
-        and one.table.rows.keys() == other.table.rows.keys()
-        and np.array_equal(one.table.coefficients, other.table.coefficients)
-    )

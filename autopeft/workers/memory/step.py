@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,12 +14,17 @@ from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.workers.injection import inject
 from autopeft.workers.memory.accounting import Label, LiveBytes, SavedStorages, StorageLabels
+from autopeft.workers.memory.depth import cut_config, cut_shape, layer_of, layer_prefixes
+from autopeft.workers.memory.inputs import Input, default_inputs, meta_batch
 from autopeft.workers.memory.kernels import Device, use_kernels_of
 from autopeft.workers.shapes import meta_model
 from autopeft.workers.tasks.base import TASKS
 
 #: Positions there must be beyond the tokens of a batch.
 SPARE_POSITIONS = 128
+#: Bytes of a frozen weight: a number of 4 or 8 bits, and a float32 scale for each 64 (bitsandbytes'
+#: NF4 blocks), or for each row, which is next to nothing.
+_QUANTIZED_BYTES = {"4bit": 0.5 + 4 / 64, "8bit": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +34,14 @@ class TrainingStep:
     Attributes:
         config: transformers config with its task head described.
         shape: Shape of the same model.
-        batch_size: Examples in a batch.
+        batch_size: Examples that go through the model together.
         tokens: Tokens of each example, padding included.
         task: Name of the task, which decides labels and loss.
-        dtype: Of the frozen weights; PEFT keeps adapters in float32 where it is a half type.
+        dtype: The one that the frozen part computes in; PEFT keeps adapters in float32 where it
+            is a half type.
         device: Whose attention kernels are accounted for.
+        inputs: What a batch looks like; from ``batch_size`` and ``tokens`` where None.
+        weight_dtype: Of the frozen weights, where they are stored in another than ``dtype``.
     """
 
     config: Any
@@ -42,26 +51,24 @@ class TrainingStep:
     task: str
     dtype: torch.dtype
     device: Device
+    inputs: Mapping[str, Input] | None = None
+    weight_dtype: torch.dtype | None = None
 
-    def with_layers(self, num_layers: int) -> TrainingStep:
-        """Return the same step for the model cut down to its first transformer layers."""
-        config = copy.deepcopy(self.config)
-        config.num_hidden_layers = num_layers
-        if getattr(config, "layer_types", None) is not None:
-            config.layer_types = list(config.layer_types)[:num_layers]
-        return replace(self, config=config, shape=replace(self.shape, num_layers=num_layers))
+    def shallow(self) -> TrainingStep:
+        """Return the same step for the model cut down to its first layers."""
+        cut = cut_shape(self.shape)
+        if cut is self.shape:
+            return self
+        return replace(self, config=cut_config(self.config, self.shape, cut), shape=cut)
 
     def build(self, configuration: Configuration) -> Any:
         """Return the model with its modules, in training mode, the trainable set marked."""
         return inject(self._base, configuration, self.shape).train()
 
     def loss(self, model: Any) -> torch.Tensor:
-        """Run the forward pass, loss included, without an attention mask.
-
-        With one, transformers asks whether it is all ones, which a meta tensor cannot answer.
-        """
-        input_ids, labels = self._batch
-        loss: torch.Tensor = self._task.loss(model(input_ids=input_ids).logits, labels)
+        """Run the forward pass, loss included, without an attention mask."""
+        outputs = self._task.forward(model, self._batch)
+        loss: torch.Tensor = self._task.loss(outputs, self._batch)
         return loss
 
     def saved_bytes(self, model: Any) -> int:
@@ -94,12 +101,11 @@ class TrainingStep:
     def transient_bytes(self) -> int:
         """Return how far live tensors rise above what is saved, forward and backward, in bytes.
 
-        Measured where gradients flow through the top layer and nothing in it trains.
+        Measured where gradients flow through every layer but the lowest and nothing in them
+        trains.
         """
-        assert self.shape.num_layers > 1, "the top layer must not be the lowest"
         model = self.build(Configuration(modules=(), learning_rate=1.0))
-        path = self.shape.sites[-1].path_in(0)
-        model.get_base_model().get_submodule(path).weight.requires_grad_(True)
+        self.first_weight(model, 0).requires_grad_(True)
         saved, live = SavedStorages(model), LiveBytes().leave_out(model)
         with live:
             with saved:
@@ -108,15 +114,91 @@ class TrainingStep:
             loss.backward()  # type: ignore[no-untyped-call]
         return live.peak - num_saved
 
+    def first_weight(self, model: Any, layer: int) -> torch.nn.Parameter:
+        """Return the frozen weight nearest to the input of a layer."""
+        prefixes = layer_prefixes(self.shape)
+        return next(
+            parameter
+            for name, parameter in model.named_parameters()
+            if layer_of(name, prefixes) == layer
+            and not parameter.requires_grad
+            and parameter.ndim >= 2
+        )
+
+    def frozen_bytes(self, model: Any) -> Iterator[tuple[str, float]]:
+        """Yield name and bytes of everything resident that does not train."""
+        quantized = self._quantized(model)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                continue
+            if name in quantized:
+                assert self.shape.quantization is not None
+                yield name, parameter.numel() * _QUANTIZED_BYTES[self.shape.quantization]
+            elif self.weight_dtype is not None and parameter.is_floating_point():
+                yield name, parameter.numel() * self.weight_dtype.itemsize
+            else:
+                yield name, parameter.nbytes
+        for name, buffer in model.named_buffers():
+            yield name, buffer.nbytes
+
     def weight_bytes(self, model: Any) -> int:
         """Return the bytes of everything resident that does not train."""
-        frozen = [p for p in model.parameters() if not p.requires_grad]
-        num_bytes: int = sum(tensor.nbytes for tensor in (*frozen, *model.buffers()))
-        return num_bytes - self._spare_bytes
+        return round(sum(size for _, size in self.frozen_bytes(model))) - self._spare_bytes
+
+    def _quantized(self, model: Any) -> frozenset[str]:
+        """Return the names of the weights that a quantised model stores in few bits.
+
+        These are the linear layers, without the task head and the output layer.
+        """
+        from transformers.pytorch_utils import Conv1D
+
+        if self.shape.quantization is None:
+            return frozenset()
+        output = self._base.get_output_embeddings()
+        paths = {path for path, module in self._base.named_modules() if module is output}
+        left_out = {*paths, *self.shape.head_paths}
+        linear = {
+            path
+            for path, module in self._base.named_modules()
+            if isinstance(module, torch.nn.Linear | Conv1D)
+            and not any(path == out or path.startswith(f"{out}.") for out in left_out)
+        }
+        return frozenset(
+            name
+            for name, _ in model.named_parameters()
+            if name.removeprefix("base_model.model.")
+            .replace(".base_layer", "")
+            .removesuffix(".weight")
+            in linear
+        )
+
+    @cached_property
+    def layer_output_bytes(self) -> int:
+        """Bytes of what one layer hands to the next: what checkpointing keeps of a layer."""
+        sizes: list[int] = []
+        prefixes = {f"{prefix}0" for prefix, _ in layer_prefixes(self.shape)}
+
+        def note(_: Any, __: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple) else output
+            if isinstance(first, torch.Tensor):
+                sizes.append(first.nbytes)
+
+        handles = [
+            module.register_forward_hook(note)
+            for path, module in self._base.named_modules()
+            if path in prefixes
+        ]
+        try:
+            with torch.no_grad():
+                self.loss(self._base)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return max(sizes, default=0)
 
     @cached_property
     def _base(self) -> Any:
-        model = meta_model(self._roomy_config).to(self.dtype)
+        model = meta_model(self._roomy_config, self.task).to(self.dtype)
         model.name_or_path = self.shape.name
         use_kernels_of(model, self.device)
         for module in model.modules():
@@ -134,7 +216,7 @@ class TrainingStep:
         """
         config = copy.deepcopy(self.config)
         positions = getattr(config, "max_position_embeddings", None)
-        if positions is not None:
+        if isinstance(positions, int):
             config.max_position_embeddings = max(positions, self.tokens + SPARE_POSITIONS)
         return config
 
@@ -143,7 +225,7 @@ class TrainingStep:
         """Bytes of the spare positions, which the real model does not have."""
         sizes: list[int] = []
         for config in (self._roomy_config, self.config):
-            model = meta_model(copy.deepcopy(config)).to(self.dtype)
+            model = meta_model(copy.deepcopy(config), self.task).to(self.dtype)
             sizes.append(sum(t.nbytes for t in (*model.parameters(), *model.buffers())))
         return sizes[0] - sizes[1]
 
@@ -152,12 +234,11 @@ class TrainingStep:
         return TASKS.get(self.task)()
 
     @cached_property
-    def _batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """``b x tokens`` token ids and ``b`` labels."""
-        input_ids = torch.empty((self.batch_size, self.tokens), dtype=torch.long, device="meta")
-        regression = self._task.problem_type == "regression"
-        dtype = torch.float32 if regression else torch.long
-        return input_ids, torch.empty((self.batch_size,), dtype=dtype, device="meta")
+    def _batch(self) -> dict[str, torch.Tensor]:
+        inputs = self.inputs or default_inputs(
+            self.config, self._task, self.batch_size, self.tokens
+        )
+        return meta_batch(inputs)
 
 
 def _do_nothing(*_: object) -> None:

@@ -5,18 +5,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autopeft.errors import DataError
+from autopeft.errors import DataError, InvalidJobError
 from autopeft.naming import did_you_mean
 from autopeft.registry import Registry
-from autopeft.workers.dataset import DataSplits, SplitName
+from autopeft.workers.dataset import DataSplits, EncodedData, EncodedSplit, Rows, SplitName
+from autopeft.workers.tasks.metric_names import CAUSAL_LM, CLASSIFICATION, REGRESSION
 
 if TYPE_CHECKING:
     import torch
+
+    from autopeft.workers.data.columns import ChosenColumns
+    from autopeft.workers.data.table import Table
+    from autopeft.workers.settings import Columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +29,7 @@ class LabelEncoding:
     """Labels as numbers a model can be trained on.
 
     Attributes:
-        num_outputs: Width of the task head: the classes, or 1 for regression.
+        num_outputs: Width of the task head: the classes, 1 for regression, 0 without a head.
         id2label: Name of each class by its number; None where there are no classes.
         labels: Per split, ``n`` class numbers (``int64``) or target values (``float32``).
     """
@@ -34,25 +39,89 @@ class LabelEncoding:
     labels: Mapping[SplitName, NDArray[Any]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodingSettings:
+    """How examples are made.
+
+    Attributes:
+        max_tokens: Longer examples are cut, special tokens included.
+        packing: Whether several training examples share a sequence.
+        chat_template: Writes conversations; None takes the tokenizer's own.
+    """
+
+    max_tokens: int
+    packing: bool = False
+    chat_template: str | None = None
+
+
 class Task(ABC):
-    """Turn labels into numbers, and a model's outputs into metrics.
+    """Turn rows into examples, labels into numbers, and a model's outputs into metrics.
 
     Contract:
         * A task holds no state; its constructor takes no arguments. Every method is a pure
-          function, computed in float64, equal in any process.
+          function, metrics are computed in float64, equal in any process.
         * ``metrics`` names what ``predictions_to_metrics`` returns, always all of it, and
           whether a greater value is better.
         * A single NaN or infinite output makes every metric NaN: such a model has diverged,
           and gets no partial credit. Outputs that are constant over the rows yield finite
           values (0 for a correlation).
-        * The module imports neither torch nor scikit-learn; ``loss`` imports torch when called.
+        * What :meth:`reduce` keeps of an example does not depend on the other examples of the
+          batch, up to rounding.
+        * The module imports neither torch nor scikit-learn; what computes on tensors imports
+          torch when called.
     """
 
     name: ClassVar[str]
     metrics: ClassVar[Mapping[str, bool]]
     default_metric: ClassVar[str]
-    #: ``problem_type`` of a transformers model configuration.
-    problem_type: ClassVar[str]
+    #: ``problem_type`` of a transformers model configuration; None leaves it open.
+    problem_type: ClassVar[str | None] = None
+    #: Class of transformers that loads a model with the task's head.
+    auto_class: ClassVar[str]
+    #: ``task_type`` of a PEFT configuration; None where PEFT has none.
+    peft_task_type: ClassVar[str | None]
+    #: Whether the model has a head that is new for the task and is trained in full.
+    has_head: ClassVar[bool] = True
+    modality: ClassVar[Literal["text", "image", "audio"]] = "text"
+    #: ``classes`` are known from training and cut in proportion; ``amounts`` are numbers;
+    #: ``none`` are in no column of their own; ``own`` are read by the task itself.
+    label_kind: ClassVar[Literal["classes", "amounts", "none", "own"]]
+
+    # Reading rows.
+
+    def choose_columns(self, table: Table, wanted: Columns) -> ChosenColumns:
+        """Return the columns the user named, and infer those not named.
+
+        Raises:
+            DataError: a named column does not exist, or the choice is not clear.
+        """
+        from autopeft.workers.data.columns import choose_columns
+
+        return choose_columns(table, wanted)
+
+    def clean(self, table: Table, columns: ChosenColumns) -> tuple[Table, int]:
+        """Return the rows that have all their inputs, and how many have not.
+
+        Raises:
+            DataError: an input is of the wrong kind; the message names its place.
+        """
+        from autopeft.workers.data.texts import without_empty_texts
+
+        return without_empty_texts(table, columns)
+
+    def make_rows(self, table: Table, columns: ChosenColumns, labels: list[Any]) -> Rows:
+        """Return cleaned columns by role, beside labels that are already uniform."""
+        from autopeft.workers.data.texts import make_rows
+
+        return make_rows(table, columns, labels)
+
+    def keys(self, rows: Rows) -> list[str]:
+        """Return for each row what rows share that must not be parted by a cut."""
+        from autopeft.workers.data.splitting import text_keys
+
+        return text_keys(rows)
+
+    # Numbers.
 
     @abstractmethod
     def encode_labels(self, splits: DataSplits) -> LabelEncoding:
@@ -62,32 +131,36 @@ class Task(ABC):
             DataError: the labels do not fit the task.
         """
 
-    @abstractmethod
-    def predictions_to_metrics(
-        self, outputs: NDArray[np.float32], labels: NDArray[Any]
-    ) -> dict[str, float]:
-        """Return every metric by name, each in its own orientation.
+    def encode(
+        self, rows: Rows, labels: NDArray[Any], processor: Any, settings: EncodingSettings
+    ) -> EncodedSplit:
+        """Return rows as numbers that a model takes.
 
         Args:
-            outputs: ``n x num_outputs`` raw outputs (logits, or values in natural units).
-            labels: ``n`` numbers as :meth:`encode_labels` makes them.
+            rows: The rows.
+            labels: Their labels as :meth:`encode_labels` makes them.
+            processor: The model's tokenizer, or its image or audio processor.
+            settings: How examples are made.
+
+        Raises:
+            AutopeftError: rows and processor do not go together.
         """
+        from autopeft.workers.data.tokenization import encode_texts
 
-    @abstractmethod
-    def constant_outputs(self, encoding: LabelEncoding) -> NDArray[np.float32]:
-        """Return the ``num_outputs`` outputs of the best predictor that ignores its input.
+        return encode_texts(rows, labels, processor, settings.max_tokens)
 
-        It is fitted to the training labels alone.
+    def pack(self, split: EncodedSplit, settings: EncodingSettings) -> EncodedSplit:
+        """Return training examples as they are trained on: packed, where settings ask for it.
+
+        Raises:
+            InvalidJobError: examples of this task cannot share a sequence.
         """
-
-    @abstractmethod
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the mean training loss of a batch, a scalar in float32.
-
-        Args:
-            logits: ``b x num_outputs``, any floating dtype.
-            labels: ``b`` numbers as :meth:`encode_labels` makes them.
-        """
+        if settings.packing:
+            raise InvalidJobError(
+                f"training.packing is for causal language models; the task is {self.name}",
+                hint="leave training.packing out",
+            )
+        return split
 
     def initial_outputs(self, train_labels: NDArray[Any]) -> NDArray[np.float32] | None:
         """Return the ``num_outputs`` outputs a fresh task head should give, as its bias.
@@ -96,15 +169,100 @@ class Task(ABC):
         """
         return None
 
-    def chance_score(self, encoding: LabelEncoding, metric: str) -> float:
-        """Return the oriented score on validation of a predictor that ignores its input."""
-        labels = encoding.labels["validation"]
-        outputs = np.tile(self.constant_outputs(encoding), (len(labels), 1))
-        return oriented(self, metric, self.predictions_to_metrics(outputs, labels)[metric])
+    # Tensors.
+
+    def forward(self, model: Any, batch: Mapping[str, torch.Tensor]) -> Any:
+        """Return the model's outputs for a collated batch.
+
+        Args:
+            model: A model of transformers, with or without PEFT around it.
+            batch: What :func:`autopeft.workers.data.collate` makes, as tensors.
+        """
+        return model(**{name: tensor for name, tensor in batch.items() if name != "labels"})
+
+    @abstractmethod
+    def loss(self, outputs: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the mean training loss of a batch, a scalar in float32.
+
+        Args:
+            outputs: What :meth:`forward` returned; floats of any dtype.
+            batch: The batch it was given.
+        """
+
+    def num_targets(self, batch: Mapping[str, torch.Tensor]) -> int:
+        """Return how many terms :meth:`loss` is the mean of: the batch's weight among others."""
+        return len(batch["labels"])
+
+    def reduce(self, outputs: Any, batch: Mapping[str, torch.Tensor]) -> NDArray[np.float32]:
+        """Return what evaluation keeps, ``b x k``, one row an example: by default the logits."""
+        kept: NDArray[np.float32] = outputs.logits.detach().float().cpu().numpy()
+        return kept
+
+    # Scores.
+
+    @abstractmethod
+    def predictions_to_metrics(
+        self, outputs: NDArray[np.float32], labels: NDArray[Any]
+    ) -> dict[str, float]:
+        """Return every metric by name, each in its own orientation.
+
+        Args:
+            outputs: ``n x k`` raw outputs as :meth:`reduce` keeps them (logits, values in
+                natural units, sums of losses).
+            labels: ``n`` numbers, the labels of the encoded split.
+        """
+
+    @abstractmethod
+    def chance_score(
+        self, encoding: LabelEncoding, metric: str, data: EncodedData | None = None
+    ) -> float:
+        """Return the oriented score on validation of a predictor that ignores its input.
+
+        It is fitted to the training labels alone.
+
+        Args:
+            encoding: Labels as numbers.
+            metric: One of the task's metrics.
+            data: The same rows encoded; a language model's labels are its tokens.
+        """
 
     def ideal_score(self, metric: str) -> float:
         """Return the oriented score of a predictor that is always right."""
         return 1.0 if _greater_is_better(self, metric) else 0.0
+
+    def mismatches(
+        self, rebuilt: NDArray[np.float32], outputs: NDArray[np.float32], rounding: float
+    ) -> NDArray[np.bool_]:
+        """Return which of ``n`` examples two models predict differently.
+
+        Args:
+            rebuilt: ``n x k`` outputs of one.
+            outputs: ``n x k`` outputs of the other.
+            rounding: Differences below this part of the outputs' standard deviation are
+                rounding.
+        """
+        tolerance = rounding * outputs.std(axis=0)
+        differs: NDArray[np.bool_] = np.any(np.abs(rebuilt - outputs) > tolerance, axis=1)
+        return differs
+
+
+class LabelledTask(Task):
+    """A task with one label an example, whose outputs can be compared with constant ones."""
+
+    @abstractmethod
+    def constant_outputs(self, encoding: LabelEncoding) -> NDArray[np.float32]:
+        """Return the ``num_outputs`` outputs of the best predictor that ignores its input.
+
+        It is fitted to the training labels alone.
+        """
+
+    def chance_score(
+        self, encoding: LabelEncoding, metric: str, data: EncodedData | None = None
+    ) -> float:
+        """Return the oriented score on validation of :meth:`constant_outputs`."""
+        labels = encoding.labels["validation"]
+        outputs = np.tile(self.constant_outputs(encoding), (len(labels), 1))
+        return oriented(self, metric, self.predictions_to_metrics(outputs, labels)[metric])
 
 
 TASKS: Registry[Task] = Registry("tasks", package="autopeft.workers.tasks")
@@ -124,10 +282,13 @@ def infer_task(splits: DataSplits) -> str:
     """Return the task that labels read under ``task: auto`` stand for.
 
     ``load_splits`` leaves floats where the column holds amounts, and strings or integers
-    where it holds classes; see :func:`autopeft.workers.data.labels.looks_like_classes`.
+    where it holds classes; see :func:`autopeft.workers.data.labels.looks_like_classes`. Rows
+    of messages, or of prompts and completions, have no labels.
     """
+    if splits.label_column is None:
+        return CAUSAL_LM
     amounts = all(isinstance(label, float) for label in splits.splits["train"].label)
-    return "regression" if amounts else "classification"
+    return REGRESSION if amounts else CLASSIFICATION
 
 
 def _greater_is_better(task: Task, metric: str) -> bool:

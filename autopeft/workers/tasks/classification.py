@@ -8,6 +8,7 @@ therefore not the same figure. Of equal outputs the lowest class number wins.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from autopeft.errors import DataError
 from autopeft.workers.dataset import SPLIT_NAMES, DataSplits
-from autopeft.workers.tasks.base import TASKS, LabelEncoding, Task, check_outputs
+from autopeft.workers.tasks.base import TASKS, LabelEncoding, LabelledTask, check_outputs
 from autopeft.workers.tasks.metric_names import CLASSIFICATION, DEFAULT_METRICS, METRICS_BY_TASK
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @TASKS.register(CLASSIFICATION)
-class Classification(Task):
+class Classification(LabelledTask):
     """Cross-entropy over the classes seen in training.
 
     Classes are numbered in sorted order of the labels (strings as strings, integers as
@@ -34,6 +35,9 @@ class Classification(Task):
     metrics = METRICS_BY_TASK[CLASSIFICATION]
     default_metric = DEFAULT_METRICS[CLASSIFICATION]
     problem_type = "single_label_classification"
+    auto_class = "AutoModelForSequenceClassification"
+    peft_task_type = "SEQ_CLS"
+    label_kind = "classes"
 
     def encode_labels(self, splits: DataSplits) -> LabelEncoding:
         """Return class numbers; every label must occur in training or have a name."""
@@ -81,11 +85,20 @@ class Classification(Task):
         outputs: NDArray[np.float32] = np.log(counts / counts.sum()).astype(np.float32)
         return outputs
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def loss(self, outputs: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the mean cross-entropy in nats."""
         import torch.nn.functional as F
 
-        return F.cross_entropy(logits.float(), labels)
+        return F.cross_entropy(outputs.logits.float(), batch["labels"])
+
+    def mismatches(
+        self, rebuilt: NDArray[np.float32], outputs: NDArray[np.float32], rounding: float
+    ) -> NDArray[np.bool_]:
+        """Return where the class ``outputs`` calls leads the rebuilt one by more than rounding."""
+        rows = np.arange(len(outputs))
+        lead = outputs.max(axis=1) - outputs[rows, rebuilt.argmax(axis=1)]
+        differs: NDArray[np.bool_] = lead > rounding * float(outputs.std())
+        return differs
 
 
 def _macro_f1(confusion: NDArray[np.float64]) -> float:

@@ -7,6 +7,11 @@ from types import MappingProxyType
 
 CLASSIFICATION = "classification"
 REGRESSION = "regression"
+CAUSAL_LM = "causal-lm"
+SEQ2SEQ_LM = "seq2seq-lm"
+
+#: Of language models: mean loss in nats per trained token, and its exponential.
+_LANGUAGE_MODEL: Mapping[str, bool] = MappingProxyType({"loss": False, "perplexity": False})
 
 #: Task name -> metric name -> whether a greater value is better. The first metric that is
 #: listed is the task's default.
@@ -16,6 +21,8 @@ METRICS_BY_TASK: Mapping[str, Mapping[str, bool]] = MappingProxyType(
             {"accuracy": True, "f1": True, "matthews": True, "loss": False}
         ),
         REGRESSION: MappingProxyType({"spearman": True, "pearson": True, "loss": False}),
+        CAUSAL_LM: _LANGUAGE_MODEL,
+        SEQ2SEQ_LM: _LANGUAGE_MODEL,
     }
 )
 

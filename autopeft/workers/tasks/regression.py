@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from autopeft.errors import DataError
 from autopeft.workers.dataset import SPLIT_NAMES, DataSplits
-from autopeft.workers.tasks.base import TASKS, LabelEncoding, Task, check_outputs
+from autopeft.workers.tasks.base import TASKS, LabelEncoding, LabelledTask, check_outputs
 from autopeft.workers.tasks.metric_names import DEFAULT_METRICS, METRICS_BY_TASK, REGRESSION
 
 if TYPE_CHECKING:
@@ -17,13 +18,16 @@ if TYPE_CHECKING:
 
 
 @TASKS.register(REGRESSION)
-class Regression(Task):
+class Regression(LabelledTask):
     """Mean squared error; targets are not rescaled, so that an export predicts natural units."""
 
     name: ClassVar[str] = REGRESSION
     metrics = METRICS_BY_TASK[REGRESSION]
     default_metric = DEFAULT_METRICS[REGRESSION]
     problem_type = "regression"
+    auto_class = "AutoModelForSequenceClassification"
+    peft_task_type = "SEQ_CLS"
+    label_kind = "amounts"
 
     def initial_outputs(self, train_labels: NDArray[Any]) -> NDArray[np.float32]:
         """Return the mean target: a short training then spends no steps on finding it."""
@@ -62,11 +66,11 @@ class Regression(Task):
         mean = np.mean(encoding.labels["train"], dtype=np.float64)
         return np.array([mean], dtype=np.float32)
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def loss(self, outputs: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the mean squared error."""
         import torch.nn.functional as F
 
-        return F.mse_loss(logits.float().squeeze(-1), labels.float())
+        return F.mse_loss(outputs.logits.float().squeeze(-1), batch["labels"].float())
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

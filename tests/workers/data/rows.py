@@ -35,11 +35,7 @@ def make_splits(
     }
     return DataSplits(
         splits={
-            split: Rows(
-                text=[f"{split} {i}" for i in range(len(values))],
-                text_pair=None,
-                label=list(values),
-            )
+            split: Rows.of_texts([f"{split} {i}" for i in range(len(values))], values)
             for split, values in labels.items()
         },
         text_columns=("text",),

@@ -14,19 +14,17 @@ from autopeft.workers.data.batches import (
     collate,
     evaluation_batches,
 )
-from autopeft.workers.dataset import TokenizedSplit
+from autopeft.workers.dataset import EncodedSplit, Field
 
 
-def ragged(lengths: list[int], *, with_types: bool = True) -> TokenizedSplit:
+def ragged(lengths: list[int], *, with_types: bool = True) -> EncodedSplit:
     """Return examples of these lengths; every token is different, and none is 0."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     total = int(offsets[-1])
-    return TokenizedSplit(
-        input_ids=np.arange(1, total + 1, dtype=np.int32),
-        token_type_ids=np.ones(total, dtype=np.int8) if with_types else None,
-        offsets=offsets,
-        labels=np.arange(len(lengths), dtype=np.int64),
-    )
+    fields = {"input_ids": Field(values=np.arange(1, total + 1, dtype=np.int32), offsets=offsets)}
+    if with_types:
+        fields["token_type_ids"] = Field(values=np.ones(total, dtype=np.int8), offsets=offsets)
+    return EncodedSplit(fields=fields, labels=np.arange(len(lengths), dtype=np.int64))
 
 
 def some_lengths(num_rows: int, seed: int = 0) -> NDArray[np.int64]:
@@ -106,7 +104,7 @@ def test_a_batch_holds_each_row_and_padding_after_it(
     assert width % multiple == 0
     assert longest <= width < longest + multiple
     for row, i in enumerate(indices):
-        tokens = split.input_ids[split.offsets[i] : split.offsets[i + 1]]
+        tokens = split.fields["input_ids"].example(i)
         padding = [0] * (width - len(tokens))
         assert batch["input_ids"][row].tolist() == tokens.tolist() + padding
         assert batch["attention_mask"][row].tolist() == [1] * len(tokens) + padding
@@ -125,7 +123,7 @@ def test_the_padding_token_fills_token_ids_alone() -> None:
 def test_arrays_can_be_written_to_where_the_split_cannot() -> None:
     split = ragged([3, 2])
     split.labels.setflags(write=False)
-    split.input_ids.setflags(write=False)
+    split.fields["input_ids"].values.setflags(write=False)
     batch = collate(split, np.array([1, 0]), 0)
     assert all(array.flags.writeable for array in batch.values())
 

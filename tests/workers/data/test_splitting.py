@@ -20,10 +20,8 @@ def generator(seed: int = 0) -> np.random.Generator:
 rows_with_repeats = st.lists(
     st.tuples(st.integers(0, 15), st.sampled_from("abc")), min_size=1, max_size=60
 ).map(
-    lambda pairs: Rows(
-        text=[f"Text {number}" for number, _ in pairs],
-        text_pair=None,
-        label=[label for _, label in pairs],
+    lambda pairs: Rows.of_texts(
+        [f"Text {number}" for number, _ in pairs], [label for _, label in pairs]
     )
 )
 
@@ -46,13 +44,13 @@ def test_a_cut_parts_no_equal_texts_and_takes_no_class_away(
 
 def test_a_cut_is_in_proportion() -> None:
     labels = ["a"] * 600 + ["b"] * 300 + ["c"] * 100
-    rows = Rows(text=[f"text {i}" for i in range(1000)], text_pair=None, label=labels)
+    rows = Rows.of_texts([f"text {i}" for i in range(1000)], labels)
     away = cut(rows, 150, generator(), stratify=True)
     assert Counter(labels[i] for i in away) == {"a": 90, "b": 45, "c": 15}
 
 
 def test_another_seed_cuts_other_rows() -> None:
-    rows = Rows(text=[f"text {i}" for i in range(100)], text_pair=None, label=[0, 1] * 50)
+    rows = Rows.of_texts([f"text {i}" for i in range(100)], [0, 1] * 50)
     first, again, other = (cut(rows, 20, generator(s), stratify=True) for s in (0, 0, 1))
     assert first == again
     assert first != other

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -116,11 +117,13 @@ class TaskContract(ABC):
         generator = np.random.default_rng(0)
         outputs = generator.normal(size=(len(labels), encoding.num_outputs)).astype(np.float32)
         logits = torch.tensor(outputs, requires_grad=True)
-        loss = task.loss(logits, torch.from_numpy(labels))
+        batch = {"labels": torch.from_numpy(labels)}
+        loss = task.loss(SimpleNamespace(logits=logits), batch)
         expected = task.predictions_to_metrics(outputs, labels)["loss"]
         assert loss.shape == ()
         assert loss.item() == pytest.approx(expected, rel=1e-5)
         loss.backward()  # type: ignore[no-untyped-call]
         assert logits.grad is not None
         assert bool(torch.any(logits.grad != 0))
-        assert task.loss(logits.bfloat16(), torch.from_numpy(labels)).dtype == torch.float32
+        half = SimpleNamespace(logits=logits.bfloat16())
+        assert task.loss(half, batch).dtype == torch.float32

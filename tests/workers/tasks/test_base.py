@@ -16,8 +16,13 @@ from tests.workers.data.rows import make_splits
 def test_metric_names_agree_with_the_tasks() -> None:
     assert {name: TASKS.get(name).metrics for name in METRICS_BY_TASK} == METRICS_BY_TASK
     defaults = {name: TASKS.get(name).default_metric for name in METRICS_BY_TASK}
-    assert defaults == DEFAULT_METRICS == {"classification": "accuracy", "regression": "spearman"}
-    assert METRIC_NAMES == ("accuracy", "f1", "loss", "matthews", "pearson", "spearman")
+    assert defaults == DEFAULT_METRICS
+    assert DEFAULT_METRICS["classification"] == "accuracy"
+    assert DEFAULT_METRICS["regression"] == "spearman"
+    assert DEFAULT_METRICS["causal-lm"] == DEFAULT_METRICS["seq2seq-lm"] == "loss"
+    assert {"accuracy", "f1", "loss", "matthews", "pearson", "perplexity", "spearman"} <= set(
+        METRIC_NAMES
+    )
 
 
 @pytest.mark.parametrize(
@@ -27,6 +32,7 @@ def test_metric_names_agree_with_the_tasks() -> None:
         ("classification", "loss", -0.5),
         ("regression", "spearman", 0.5),
         ("regression", "loss", -0.5),
+        ("causal-lm", "perplexity", -0.5),
     ],
 )
 def test_a_score_is_oriented_upward(task: str, metric: str, score: float) -> None:

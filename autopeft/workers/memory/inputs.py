@@ -1,0 +1,87 @@
+"""A batch on the meta device: the shapes of what a training step takes, and nothing in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from autopeft.workers.tasks.base import Task
+
+#: Choices of an example where the data have not told.
+NUM_CHOICES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """One array of a batch.
+
+    Attributes:
+        shape: Its extents, the batch first.
+        dtype: ``int64``, ``float32``, ...
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def inputs_of(batch: Mapping[str, NDArray[Any]]) -> dict[str, Input]:
+    """Return what a collated batch looks like."""
+    return {
+        name: Input(shape=tuple(array.shape), dtype=str(np.asarray(array).dtype))
+        for name, array in batch.items()
+    }
+
+
+def meta_batch(inputs: Mapping[str, Input]) -> dict[str, torch.Tensor]:
+    """Return a batch on the meta device.
+
+    Masks are left out: with one, transformers asks whether it is all ones, which a meta tensor
+    cannot answer; so are positions, by which it looks for packed examples.
+    """
+    return {
+        name: torch.empty(each.shape, dtype=getattr(torch, each.dtype), device="meta")
+        for name, each in inputs.items()
+        if not name.endswith("attention_mask") and name != "position_ids"
+    }
+
+
+def default_inputs(config: Any, task: Task, batch_size: int, tokens: int) -> dict[str, Input]:
+    """Return what a batch of a task looks like where no data are at hand."""
+    labels = Input(shape=(batch_size,), dtype="int64")
+    if task.modality == "image":
+        return {"pixel_values": _image(config, batch_size), "labels": labels}
+    if task.modality == "audio":
+        return {"input_values": _sound(config, batch_size, tokens), "labels": labels}
+    per_token = Input(shape=(batch_size, tokens), dtype="int64")
+    if task.name == "multiple-choice":
+        choices = Input(shape=(batch_size, NUM_CHOICES, tokens), dtype="int64")
+        return {"input_ids": choices, "labels": labels}
+    if task.name == "seq2seq-lm":
+        return {"input_ids": per_token, "labels": per_token}
+    if task.label_kind == "none" or task.name == "token-classification":
+        return {"input_ids": per_token, "labels": per_token}
+    if task.label_kind == "amounts":
+        labels = Input(shape=(batch_size,), dtype="float32")
+    return {"input_ids": per_token, "labels": labels}
+
+
+def _image(config: Any, batch_size: int) -> Input:
+    vision = getattr(config, "vision_config", config)
+    size = getattr(vision, "image_size", 224)
+    height, width = (size, size) if isinstance(size, int) else tuple(size)
+    channels = int(getattr(vision, "num_channels", 3))
+    return Input(shape=(batch_size, channels, int(height), int(width)), dtype="float32")
+
+
+def _sound(config: Any, batch_size: int, tokens: int) -> Input:
+    """Return a spectrogram where the model takes one, else samples."""
+    bins = getattr(config, "num_mel_bins", None)
+    if bins is None:
+        return Input(shape=(batch_size, tokens), dtype="float32")
+    length = int(getattr(config, "max_length", None) or tokens)
+    return Input(shape=(batch_size, length, int(bins)), dtype="float32")

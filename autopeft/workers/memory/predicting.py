@@ -1,0 +1,277 @@
+"""Add up what the methods of a configuration save, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from autopeft.records import SiteShape
+from autopeft.search_spaces.configuration import Module, Setting
+from autopeft.search_spaces.method import get_method
+from autopeft.workers.memory.accounts import (
+    OUTSIDE,
+    Account,
+    Accountant,
+    Growth,
+    LayerShare,
+    Place,
+    Reach,
+    ShallowModel,
+    is_numeric,
+)
+from autopeft.workers.memory.depth import Stack, stacks_of
+from autopeft.workers.memory.step import TrainingStep
+
+_Settings = tuple[tuple[str, Setting], ...]
+_Variant = tuple[str, _Settings]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sum:
+    """Bytes of a configuration.
+
+    Attributes:
+        outside: Saved outside the layers.
+        layers: Saved in each layer, 0 where gradients do not pass; empty where it does not
+            matter which layer saves what.
+        resident: Frozen bytes that the methods bring.
+        is_approximate: Whether a part was estimated from sizes alone.
+    """
+
+    outside: float
+    layers: tuple[float, ...] = ()
+    resident: float = 0.0
+    is_approximate: bool = False
+
+
+class Predictor:
+    """Know what a model and methods save, and add it up.
+
+    Args:
+        step: For the model in full depth.
+    """
+
+    def __init__(self, step: TrainingStep) -> None:
+        self._step = step
+        self._shape = step.shape
+        self._stacks = stacks_of(step.shape)
+        self._accounts: dict[_Variant, Account] = {}
+        self._flat: dict[tuple[str, str, Setting], bool] = {}
+
+    @cached_property
+    def _shallow(self) -> ShallowModel | None:
+        """The shallow model; None where the model cannot run on the meta device."""
+        try:
+            shallow = ShallowModel(self._step)
+            _ = shallow.head_only, shallow.flow, shallow.tail, shallow.base_storages
+        except Exception:  # whatever a model does that has no answer on the meta device
+            return None
+        return shallow
+
+    @property
+    def is_approximate(self) -> bool:
+        """Whether the model itself could not be accounted for."""
+        return self._shallow is None
+
+    @cached_property
+    def transients(self) -> tuple[int, int]:
+        """Bytes of a forward pass that saves nothing, and of a layer gradients flow through."""
+        if self._shallow is not None:
+            try:
+                step = self._shallow.step
+                return step.frozen_forward_bytes(), step.transient_bytes()
+            except Exception:  # the backward pass may fail where the forward pass did not
+                pass
+        width = max((site.in_features + site.out_features for site in self._shape.sites), default=0)
+        return (self._bytes_of(width),) * 2
+
+    @cached_property
+    def layer_output_bytes(self) -> int:
+        """Bytes of what one layer hands to the next."""
+        if self._shallow is not None:
+            try:
+                return self._shallow.step.layer_output_bytes or self._bytes_of(
+                    self._shape.hidden_size
+                )
+            except Exception:
+                pass
+        return self._bytes_of(self._shape.hidden_size)
+
+    def add_up(self, modules: tuple[Module, ...]) -> Sum:
+        """Return what a configuration saves."""
+        accounts = [(module, self._account(module)) for module in modules]
+        outside, resident = float(self._head), 0.0
+        by_layer: dict[int, list[tuple[Module, Account]]] = {}
+        lowest: int | None = None
+        for module, account in accounts:
+            grown = account.growth.at(OUTSIDE, module.as_dict())
+            outside += account.outside + grown[0]
+            resident += account.resident.get(OUTSIDE, 0.0) + grown[1]
+            if account.reach is Reach.NOTHING:
+                continue
+            if account.reach is Reach.EVERYTHING:
+                lowest = 0
+            for layer in module.layers:
+                by_layer.setdefault(layer, []).append((module, account))
+                lowest = layer if lowest is None else min(lowest, layer)
+        layers = [0.0] * self._shape.num_layers
+        if lowest is not None:
+            known: dict[tuple[Any, ...], tuple[float, float]] = {}
+            for layer in range(lowest, self._shape.num_layers):
+                stack = self._stack_of(layer)
+                here = by_layer.get(layer, [])
+                key = (stack, layer == lowest, *(module.method for module, _ in here))
+                if key not in known:
+                    known[key] = self._layer(stack, here, is_lowest=layer == lowest)
+                layers[layer] = known[key][0]
+                resident += known[key][1]
+            outside += self._tail(self._stack_of(lowest))
+        return Sum(
+            outside=outside,
+            layers=tuple(layers),
+            resident=resident,
+            is_approximate=any(account.is_approximate for _, account in accounts),
+        )
+
+    def _layer(
+        self, stack: int, here: list[tuple[Module, Account]], *, is_lowest: bool
+    ) -> tuple[float, float]:
+        """Return saved and resident bytes of a layer that carries these modules."""
+        extra: dict[Any, int] = {}
+        low: dict[Any, int] = {}
+        low_bytes = grown = resident = 0.0
+        for module, account in here:
+            settings = module.as_dict()
+            sources = account.sources(module, stack)
+            for source in sources:
+                share = account.shares[stack, source]
+                low.update(share.low)
+                low_bytes = max(low_bytes, share.low_bytes)
+                extra.update(share.extra)
+            for source in {*sources, ""}:
+                more = account.growth.at((stack, source), settings)
+                grown += more[0]
+                resident += account.resident.get((stack, source), 0.0) + more[1]
+        flow = max(low_bytes, sum(low.values())) if is_lowest else self._flow[stack]
+        return flow + sum(extra.values()) + grown, resident
+
+    def _account(self, module: Module) -> Account:
+        variant = self._variant(module)
+        if variant not in self._accounts:
+            self._accounts[variant] = self._new_account(*variant)
+        return self._accounts[variant]
+
+    def _new_account(self, method: str, settings: _Settings) -> Account:
+        if self._accountant is not None:
+            try:
+                return self._accountant.account(method, dict(settings))
+            except Exception:  # whatever a method does that has no answer on the meta device
+                pass
+        return self._approximate(method)
+
+    @cached_property
+    def _accountant(self) -> Accountant | None:
+        return None if self._shallow is None else Accountant(self._shallow, self._shape)
+
+    def _variant(self, module: Module) -> _Variant:
+        """Return the settings that decide which storages there are at all; others at defaults."""
+        settings = module.as_dict()
+        for dimension in get_method(module.method).dimensions(self._shape):
+            name = dimension.name
+            if name not in settings or dimension.kind == "subset" or is_numeric(dimension):
+                settings.pop(name, None)
+            elif settings[name] != dimension.default and self._is_flat(module, name):
+                settings[name] = dimension.default
+        return module.method, tuple(sorted(settings.items()))
+
+    def _is_flat(self, module: Module, name: str) -> bool:
+        """Tell whether a setting that is no number changes no size, all else at its default."""
+        key = (module.method, name, module[name])
+        if key not in self._flat:
+            self._flat[key] = self._sizes_stay(module.method, name, module[name])
+        return self._flat[key]
+
+    def _sizes_stay(self, method: str, name: str, value: Setting) -> bool:
+        if self._accountant is None:
+            return True
+        defaults = {d.name: d.default for d in get_method(method).dimensions(self._shape)}
+        try:
+            usual = self._accountant.sizes(self._accountant.everywhere(method, defaults))
+            changed = {**defaults, name: value}
+            other = self._accountant.sizes(self._accountant.everywhere(method, changed))
+        except Exception:
+            return False
+        return usual == other
+
+    def _approximate(self, method: str) -> Account:
+        """Estimate a method by LoRA's activations: the input of each site, and no more."""
+        named = frozenset(
+            value
+            for dimension in get_method(method).dimensions(self._shape)
+            if dimension.kind == "subset"
+            for value in dimension.values
+        )
+        shares: dict[Place, LayerShare] = {}
+        for place, stack in enumerate(self._stacks):
+            for site in self._shape.all_sites:
+                if site.is_in_layers and site.first_layer in stack and site.site in named:
+                    shares[place, site.site] = self._input_of(place, site)
+            if not named:
+                shares[place, ""] = LayerShare(
+                    low_bytes=self._flow[place],
+                    extra={(method, "input"): self._bytes_of(self._shape.hidden_size)},
+                )
+        return Account(
+            shares=shares,
+            outside=0,
+            resident={},
+            growth=Growth(along={}, pairs={}),
+            subset_names=named,
+            is_approximate=True,
+        )
+
+    def _input_of(self, place: int, site: SiteShape) -> LayerShare:
+        num_bytes = self._bytes_of(site.in_features)
+        return LayerShare(low_bytes=self._flow[place], extra={(place, site.site): num_bytes})
+
+    @property
+    def _head(self) -> int:
+        if self._shallow is None:
+            return self._bytes_of(max(self._shape.hidden_size, self._logits))
+        return sum(self._shallow.head_only.values())
+
+    @property
+    def _logits(self) -> int:
+        """Numbers a token in the output, float32 copy of the loss included."""
+        return 0 if self._shape.num_head_parameters else 2 * self._shape.vocab_size
+
+    @cached_property
+    def _flow(self) -> tuple[int, ...]:
+        if self._shallow is not None:
+            return self._shallow.flow
+        # Queries, keys, values, activations and their non-linear images, and four times the
+        # residual stream: two normalisations keep an input and an output.
+        widths = [
+            4 * self._shape.hidden_size
+            + sum(
+                site.out_features
+                for site in self._shape.sites
+                if site.first_layer in stack
+            )
+            for stack in self._stacks
+        ]
+        return tuple(self._bytes_of(width) for width in widths)
+
+    def _tail(self, stack: int) -> int:
+        return 0 if self._shallow is None else self._shallow.tail[stack]
+
+    def _stack_of(self, layer: int) -> int:
+        return next(place for place, stack in enumerate(self._stacks) if layer in stack)
+
+    def _bytes_of(self, width: int) -> int:
+        """Return the bytes of one number a token and unit of width."""
+        return self._step.batch_size * self._step.tokens * width * self._step.dtype.itemsize

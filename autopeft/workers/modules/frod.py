@@ -1,0 +1,33 @@
+"""FRoD without weights: its basis is computed on the CPU, where such weights cannot go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Let tensors without numbers stay where they are when they are asked onto the CPU."""
+    with _StayOnMeta():
+        yield
+
+
+class _StayOnMeta(TorchFunctionMode):
+    """Answer ``cpu()`` and ``to(device="cpu")`` of a tensor without numbers by itself."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.Tensor.cpu and args[0].is_meta:
+            return args[0]
+        if func is torch.Tensor.to and args[0].is_meta:
+            if str(kwargs.get("device")) == "cpu":
+                kwargs.pop("device")
+            args = tuple(each for each in args if str(each) != "cpu")
+            if len(args) == 1 and not kwargs:
+                return args[0]
+        return func(*args, **kwargs)

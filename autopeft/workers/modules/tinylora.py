@@ -1,0 +1,10 @@
+"""TinyLoRA without weights: the trained vectors are made where the model is."""
+
+from __future__ import annotations
+
+import torch
+
+
+def on_meta() -> torch.device:
+    """Return the device, as a context, that everything new is made on."""
+    return torch.device("meta")

@@ -1,0 +1,1 @@
+"""Base models that are pretrained here, by a committed recipe, and kept in the user's cache."""

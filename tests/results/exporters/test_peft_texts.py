@@ -1,0 +1,90 @@
+"""The lines of code an export's README holds, task by task."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any
+
+import pytest
+
+from autopeft.results.exporters._peft_texts import LOADER, readme
+
+TRIAL = {
+    "number": 3,
+    "description": "lora[0-1] rank=8 lr=0.001",
+    "metric_value": 0.5,
+    "num_trainable_parameters": 1000,
+    "num_adapter_parameters": 900,
+    "train_memory_bytes": 2**20,
+    "steps": 10,
+    "seed": 0,
+}
+AUTO_CLASSES = {
+    "classification": "AutoModelForSequenceClassification",
+    "regression": "AutoModelForSequenceClassification",
+    "causal-lm": "AutoModelForCausalLM",
+    "seq2seq-lm": "AutoModelForSeq2SeqLM",
+    "token-classification": "AutoModelForTokenClassification",
+    "multiple-choice": "AutoModelForMultipleChoice",
+    "image-classification": "AutoModelForImageClassification",
+    "audio-classification": "AutoModelForAudioClassification",
+}
+MODALITIES = {"image-classification": "image", "audio-classification": "audio"}
+
+
+def facts_of(task: str, **changes: Any) -> dict[str, Any]:
+    has_names = task not in ("regression", "causal-lm", "seq2seq-lm", "multiple-choice")
+    facts = {
+        "job": "tiny",
+        "task": task,
+        "metric": "accuracy",
+        "base_model": "tiny/model",
+        "auto_class": AUTO_CLASSES[task],
+        "modality": MODALITIES.get(task, "text"),
+        "dtype": "float32",
+        "id2label": ["no", "yes"] if has_names else None,
+        "num_labels": 0 if task.endswith("-lm") else 2,
+        "max_tokens": 32,
+        "text_columns": ["text"],
+        "input_roles": ["text"],
+        "needs_modules": [],
+        "trial": TRIAL,
+    }
+    return {**facts, **changes}
+
+
+def code_of(facts: dict[str, Any], *, is_parts: bool = False) -> str:
+    match = re.search(r"```python\n(.*?)```", readme(facts, is_parts=is_parts), re.DOTALL)
+    assert match is not None
+    ast.parse(match.group(1))
+    return match.group(1)
+
+
+@pytest.mark.parametrize("is_parts", [False, True])
+@pytest.mark.parametrize("task", AUTO_CLASSES)
+def test_every_task_has_lines_that_parse(task: str, is_parts: bool) -> None:
+    code = code_of(facts_of(task), is_parts=is_parts)
+    assert (AUTO_CLASSES[task] in code) is not is_parts
+    assert ("generate(" in code) is task.endswith("-lm")
+
+
+def test_a_language_model_has_no_labels() -> None:
+    assert "num_labels" not in code_of(facts_of("causal-lm"))
+
+
+def test_a_chat_model_answers_by_its_template() -> None:
+    code = code_of(facts_of("causal-lm", input_roles=["messages"]))
+    assert "apply_chat_template" in code
+    assert "apply_chat_template" not in code_of(facts_of("causal-lm", input_roles=["prompt"]))
+
+
+def test_a_method_of_ours_says_what_it_needs() -> None:
+    facts = facts_of("classification", needs_modules=["some_package.adapters"])
+    assert "import some_package.adapters" in code_of(facts)
+    assert "`some_package.adapters` installed" in readme(facts, is_parts=False)
+
+
+def test_the_loader_parses() -> None:
+    names = {node.name for node in ast.parse(LOADER).body if isinstance(node, ast.FunctionDef)}
+    assert names == {"load", "add_part"}

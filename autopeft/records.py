@@ -111,7 +111,8 @@ class SiteShape:
         first_layer: Number of the model's layer that ``path`` counts as 0: a decoder's layers
             follow the encoder's.
         end_path: For a block, the module whose output ends it, with ``{layer}`` as in ``path``.
-        kernel_size: Extents of a convolution's kernel; () for everything else.
+        kernel_size: Extents of a convolution's kernel; of a parameter, those before its matrix
+            (how many experts are stacked); () for everything else.
     """
 
     site: str
@@ -176,7 +177,7 @@ class ModelShape:
         num_layers: Transformer layers, numbered from 0 (nearest the input); the decoder's
             follow the encoder's where there are both.
         hidden_size: Width of the residual stream.
-        num_attention_heads: Query heads.
+        num_attention_heads: Query heads; 0 where there is no attention.
         num_key_value_heads: Key and value heads (fewer under grouped-query attention).
         head_size: Width of one head.
         sites: The linear layers in the transformer layers, in forward order.
@@ -200,6 +201,7 @@ class ModelShape:
         uses_attention_interface: Whether attention goes through transformers' registry of
             attention functions, where another one can be put in its place.
         uses_gradient_checkpointing: Whether the job trains with it.
+        uses_packing: Whether the job trains on sequences that hold several examples.
         quantization: ``4bit`` or ``8bit`` where the frozen weights are stored so, else None.
     """
 
@@ -227,6 +229,7 @@ class ModelShape:
     forward_arguments: tuple[str, ...] = ()
     uses_attention_interface: bool = False
     uses_gradient_checkpointing: bool = False
+    uses_packing: bool = False
     quantization: str | None = None
 
     @property

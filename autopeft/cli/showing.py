@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from autopeft.naming import counted
+from autopeft.results.correlation import correlation_text
 from autopeft.results.report import front_of, front_table, summary, trials_frame
 from autopeft.service.jobs import open_job
 
@@ -56,6 +57,8 @@ def print_job(log: JobLog, console: Console) -> None:
         )
     if facts["hypervolume"] is not None:
         lines.append(f"Hypervolume: {facts['hypervolume']:.4f}.")
+    if (correlation := correlation_text(log)) is not None:
+        lines.append(correlation)
     end = facts["end_reason"]
     lines.append(f"Ended: {end}." if end else _unfinished(log))
     console.print("\n".join(lines), highlight=False, markup=False)

@@ -25,6 +25,7 @@ from autopeft.records import (
     TrialStatus,
     count_statuses,
 )
+from autopeft.results.correlation import answer_metric, score_and_answers
 from autopeft.results.front import pareto_front
 from autopeft.results.hypervolume import front_hypervolume
 from autopeft.results.job_log import JobLog, finite_or_none
@@ -56,10 +57,13 @@ def summary(log: JobLog) -> dict[str, Any]:
     ``infeasible``, ``diverged`` and ``failed``; ``num_unfinished`` counts the others. ``front``
     is ordered by score, best first; ``score`` is oriented upward, ``metric_value`` is the same
     measurement as the metric itself gives it. ``hypervolume`` is None before a job is prepared.
+    ``score_and_answers`` is None unless the job scores generated answers: it says how alike
+    score and answers rank the trials.
     """
     states = log.trials
     counts = count_statuses(states)
     scale = log.scale
+    correlation = score_and_answers(log)
     prepared = log.prepared or {}
     return {
         "schema_version": SCHEMA_VERSION,
@@ -80,6 +84,8 @@ def summary(log: JobLog) -> dict[str, Any]:
         "metric": None if scale is None else scale.metric,
         "greater_is_better": prepared.get("greater_is_better"),
         "scale": None if scale is None else scale.to_json(),
+        "answer_metric": answer_metric(log),
+        "score_and_answers": None if correlation is None else correlation.to_json(),
         "total_steps": log.total_steps,
         "seconds": log.spent_seconds,
         "num_runs": log.num_runs,

@@ -5,6 +5,7 @@ space allows, and no two of its methods rule each other out. Two methods do wher
 
 - one of them stands alone (``Method.is_combinable``), or is an adapter taken as it is;
 - both need what a model has once (``Method.exclusive``), such as the tokens in front of a text;
+- both must be the first on a layer (``Method.needs_bare_layers``);
 - the space takes one method of a family and both are of one.
 
 Any subset of such a set is one too, so that everything here works by adding and removing
@@ -220,6 +221,8 @@ def why_apart(a: Part, b: Part, *, one_per_family: bool = False) -> str | None:
     both = a.method.exclusive & b.method.exclusive
     if both:
         return f"both need the model's {', '.join(sorted(both))}"
+    if a.method.needs_bare_layers and b.method.needs_bare_layers:
+        return "both have to be the first on a layer"
     if one_per_family and a.method.family == b.method.family:
         return f"the space takes one method of the family {a.method.family!r}"
     return None

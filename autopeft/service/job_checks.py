@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from autopeft.errors import InvalidJobError
+from autopeft.errors import DataError, InvalidJobError
 from autopeft.naming import did_you_mean, nearest
 from autopeft.records import COST_NAMES, RETENTION
 from autopeft.service.job_problems import Problem, show
@@ -68,9 +68,10 @@ def find_warnings(spec: JobSpec) -> list[str]:
         )
     if spec.workers.executor == "inline" and spec.workers.address is not None:
         warnings.append("workers.address is not used by the inline executor")
-    if spec.metric is None and "generation" in spec.model_fields_set:
-        if spec.generation != type(spec.generation)():
-            warnings.append("generation is not used: no metric of generated answers is named")
+    if spec.metric is None and spec.generation != type(spec.generation)():
+        warnings.append("generation is not used: no metric of generated answers is named")
+    if spec.data.chat_template is not None and spec.task not in ("auto", CAUSAL_LM):
+        warnings.append(f"data.chat_template is not used by task {spec.task}")
     warnings += _unbuilt_model(spec)
     return warnings
 
@@ -227,9 +228,25 @@ def _data(spec: JobSpec) -> Iterator[Problem]:
                 yield Problem(("data", key), "built-in data makes its own splits; leave it out")
     else:
         yield from _hub_data(spec)
+    if data.chat_template is not None:
+        yield from _chat_template(spec)
+    if spec.training.packing and spec.task not in ("auto", CAUSAL_LM):
+        yield Problem(
+            ("training", "packing"), f"is for task {CAUSAL_LM}, the task is {show(spec.task)}"
+        )
     named = [name for name in data.columns.model_dump().values() if isinstance(name, str)]
     for name in sorted({name for name in named if named.count(name) > 1}):
         yield Problem(("data", "columns"), f"the column {show(name)} is named twice")
+
+
+def _chat_template(spec: JobSpec) -> Iterator[Problem]:
+    from autopeft.workers.data.chat import read_chat_template
+
+    try:
+        read_chat_template(spec.data, spec.base)
+    except DataError as error:
+        message = error.message.removeprefix("data.chat_template: ")
+        yield Problem(("data", "chat_template"), f"{message}; {error.hint}")
 
 
 def _hub_data(spec: JobSpec) -> Iterator[Problem]:

@@ -165,7 +165,9 @@ def prepare(
     tokens, num_free_positions = _longest_batch(data, spec, config)
     if answers is not None and num_free_positions is not None:
         num_free_positions = min(num_free_positions, _positions_left(answers, config))
-    shape = replace(shape, num_free_positions=num_free_positions)
+    shape = replace(
+        shape, num_free_positions=num_free_positions, uses_packing=spec.training.packing
+    )
     space = load_space(spec.space, shape, base=spec.base)
 
     on_phase("predicting memory")
@@ -240,12 +242,14 @@ def _longest_batch(data: EncodedData, spec: JobSpec, config: Any) -> tuple[int, 
 
     batch_size = spec.training.batch_size
     if len(data.train) < batch_size:
+        examples = "packed sequences" if spec.training.packing else "rows"
         raise DataError(
-            f"the training split has {len(data.train)} rows, fewer than one batch of {batch_size}",
+            f"the training split has {len(data.train)} {examples}, fewer than one batch of "
+            f"{batch_size}",
             hint="lower training.batch_size, or give more training rows",
         )
-    tokens = _padded(int(data.train.lengths.max()))
-    longest = max(tokens, _padded(int(data.validation.lengths.max())))
+    tokens = _padded(data.train.longest)
+    longest = max(tokens, _padded(data.validation.longest))
     most = max_positions(config)
     if most is None:
         return tokens, None

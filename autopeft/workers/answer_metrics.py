@@ -121,8 +121,7 @@ class AnswerMetric:
         function = getattr(module, self.name, None)
         if function is None:
             raise InvalidJobError(
-                f"metric: {self.file} has no function {self.name!r}"
-                f"{did_you_mean(self.name, names)}"
+                f"metric: {self.file} has no function {self.name!r}{did_you_mean(self.name, names)}"
             )
         if not callable(function):
             raise InvalidJobError(

@@ -158,6 +158,12 @@ class EncodedSplit:
         return longest
 
     @property
+    def longest(self) -> int:
+        """Most tokens of any ragged field of any example, targets included; 1 where dense."""
+        ragged = [field for field in self.fields.values() if field.offsets is not None]
+        return max((int(field.lengths.max()) for field in ragged), default=1)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         return int(self.labels.nbytes + sum(field.nbytes for field in self.fields.values()))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from autopeft.errors import InvalidJobError
 from autopeft.workers.answer_metrics import AnswerMetric
+from autopeft.workers.data.tokenization import padding_token
 from autopeft.workers.dataset import Rows
 from autopeft.workers.settings import GenerationSettings
 from autopeft.workers.tasks.base import EncodingSettings, Task
@@ -109,7 +110,7 @@ def plan_generation(
         metric=metric,
         settings=settings,
         stop_ids=stop_tokens(tokenizer),
-        pad_token_id=int(tokenizer.pad_token_id),
+        pad_token_id=padding_token(tokenizer),
     )
 
 

@@ -33,6 +33,7 @@ from peft.utils import ModulesToSaveWrapper
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.search_spaces.method import get_method
+from autopeft.workers.heads import PEFT_HEAD_NAMES
 from autopeft.workers.hooks import module_of
 from autopeft.workers.tasks.base import TASKS
 
@@ -46,6 +47,8 @@ _NO_TARGETS = "dummy-target-modules"
 #: Name of the one part of a configuration without modules.
 _HEAD_ALONE = "none"
 _PEFT_PREFIX = "base_model.model."
+#: PEFT types of the methods with ``needs_bare_layers``.
+BARE_TYPES = ("HRA", "MISS", "SHIRA")
 #: What follows an adapter's name in a parameter's name.
 _RESTS = ("", ".weight")
 
@@ -131,23 +134,31 @@ def peft_configs(configuration: Configuration, shape: ModelShape) -> dict[str, P
         method = get_method(module.method)
         module_of(module.method)
         arguments = dict(method.peft_config(shape, module))
-        configs[module.method] = get_peft_config(arguments)
+        with known_warnings():
+            configs[module.method] = get_peft_config(arguments)
     if not configs:
         arguments = {"peft_type": "LORA", "r": 1, "target_modules": _NO_TARGETS}
         configs[_HEAD_ALONE] = get_peft_config(arguments)
-    ordered = dict(sorted(configs.items(), key=lambda item: _order(item[1])))
+    ordered = dict(sorted(configs.items(), key=lambda item: injection_order(item[1])))
     for config in ordered.values():
         config.base_model_name_or_path = shape.name
         if len(ordered) == 1 or config.is_prompt_learning:
             config.task_type = task_type
-            if task_type is None and shape.head_paths and hasattr(config, "modules_to_save"):
-                config.modules_to_save = list(shape.head_paths)
+            # PEFT adds its own head names for the tasks it knows.
+            own = () if task_type is None else PEFT_HEAD_NAMES
+            new = [path for path in shape.head_paths if not path.endswith(own)]
+            if new and hasattr(config, "modules_to_save"):
+                config.modules_to_save = new
     return ordered
 
 
-def _order(config: PeftConfig) -> tuple[bool, int]:
-    """Return when a part is injected: prompt learning last, whole blocks after single layers."""
-    return config.is_prompt_learning, getattr(config, "injection_order", 0)
+def injection_order(config: PeftConfig) -> tuple[bool, bool, int]:
+    """Return when a part is injected.
+
+    What needs bare layers comes first, whole blocks after single layers, prompt learning last.
+    """
+    is_late = config.peft_type not in BARE_TYPES
+    return config.is_prompt_learning, is_late, getattr(config, "injection_order", 0)
 
 
 def inject_parts(model: Any, configs: Mapping[str, PeftConfig], seed: int = 0) -> Any:
@@ -231,7 +242,8 @@ def adapter_tensors(model: Any, head_paths: Sequence[str]) -> dict[str, dict[str
     else:
         groups = _part_tensors(model, head_paths)
     covered = {_address(t) for group in groups.values() for t in group.values()}
-    left = {n: p.data for n, p in trainable_parameters(model).items() if _address(p) not in covered}
+    kept = {**trainable_parameters(model), **_prompt_state(model)}
+    left = {name: each.data for name, each in kept.items() if _address(each) not in covered}
     return {**groups, TRAINING: left} if left else groups
 
 
@@ -255,6 +267,16 @@ def fill_adapter(
                     f"{key} has shape {tuple(outside[key].shape)}, expected {tuple(tensor.shape)}"
                 )
             tensor.copy_(outside[key])
+
+
+def _prompt_state(model: Any) -> dict[str, torch.Tensor]:
+    """Return everything that prompts are computed from, trained or not."""
+    encoders = getattr(model, "prompt_encoder", {})
+    return {
+        f"prompt_encoder.{adapter}.{name}": tensor
+        for adapter in encoders
+        for name, tensor in encoders[adapter].state_dict().items()
+    }
 
 
 def _plain_tensors(model: PeftModel, head_paths: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -300,7 +322,11 @@ def _part_tensors(model: Any, head_paths: Sequence[str]) -> dict[str, dict[str, 
     if isinstance(model, PeftModel):
         for adapter in model.prompt_encoder:
             with torch.no_grad():
-                prompt = dict(get_peft_model_state_dict(model, adapter_name=adapter))
+                prompt = dict(
+                    get_peft_model_state_dict(
+                        model, adapter_name=adapter, save_embedding_layers=False
+                    )
+                )
             prompt = {key: prompt[key] for key in prompt if not key.startswith(_PEFT_PREFIX)}
             groups[adapter.removeprefix("part_")] = prompt | _live_prompt(model, adapter, prompt)
     groups[HEAD] = head
@@ -448,6 +474,8 @@ def known_warnings() -> Iterator[None]:
             "`is_gradient_checkpointing` is deprecated",  # asked by PEFT, not by us
             "Already found a `peft_config` attribute",  # several parts, distinct names
             "You are trying to modify a model with PEFT for a second time",  # the same
+            "Unsupported layer type",  # LN tuning copies any normalisation as it is
+            "Specified to not save basis_A",  # RandLoRA's bases follow from their seed
         ):
             warnings.filterwarnings("ignore", message=message)
         yield

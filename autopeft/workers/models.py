@@ -38,6 +38,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "max_positions",
+    "quantization_arguments",
     "quiet_transformers",
     "resolve_model",
 ]
@@ -153,7 +154,7 @@ def load_model(
         ModelError: weights cannot be read, do not fit, parts of the frozen base are missing, or
             the base is to be quantised and bitsandbytes is missing.
     """
-    more = _quantization_arguments(source, device)
+    more = quantization_arguments(source, device)
     with (
         clear_errors(source, "the weights"),
         quiet_transformers(),
@@ -185,7 +186,7 @@ def load_model(
     return model if source.quantization else model.to(device)
 
 
-def _quantization_arguments(source: ModelSource, device: str | torch.device) -> dict[str, Any]:
+def quantization_arguments(source: ModelSource, device: str | torch.device) -> dict[str, Any]:
     """Return what ``from_pretrained`` needs to store the frozen linear layers in 4 or 8 bits.
 
     4 bits are NF4 with double quantisation (Dettmers et al., QLoRA, arXiv 2305.14314).

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,15 @@ from autopeft.errors import ExportError, JobFolderError
 from autopeft.workers.assets import read_assets
 from autopeft.workers.checkpoints import read_adapter
 from autopeft.workers.dataset import Rows
-from autopeft.workers.injection import HEAD, fill_adapter, inject_parts, known_warnings
-from autopeft.workers.models import auto_class, head_paths, quiet_transformers
+from autopeft.workers.injection import (
+    HEAD,
+    fill_adapter,
+    inject_parts,
+    injection_order,
+    known_warnings,
+)
+from autopeft.workers.model_sources import ModelSource
+from autopeft.workers.models import auto_class, head_paths, lacking_modules, quiet_transformers
 from autopeft.workers.tasks.base import TASKS, EncodingSettings, Task
 from autopeft.workers.training import evaluate
 
@@ -110,6 +118,8 @@ def load_export(folder: Path, *, base_folder: Path | None = None) -> Any:
     from peft import PeftModel
 
     facts = _facts(folder)
+    for name in facts.get("needs_modules") or ():
+        importlib.import_module(name)  # makes methods known to PEFT that are not its own
     head = {"num_labels": facts["num_labels"]} if facts["num_labels"] else {}
     trusted = bool(facts.get("trust_remote_code", False))
     try:
@@ -126,14 +136,19 @@ def load_export(folder: Path, *, base_folder: Path | None = None) -> Any:
             if (folder / _CONFIG).is_file():
                 model = PeftModel.from_pretrained(base, str(folder))
             else:
-                model = _load_parts(base, folder)
+                source = ModelSource(
+                    location=str(base_folder or facts["base_model"]),
+                    public_name=facts["base_model"],
+                    revision=facts.get("revision"),
+                )
+                model = _load_parts(base, folder, lacking_modules(base, source))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ExportError(f"cannot load the export {folder}: {reason}") from error
     return model.eval()
 
 
-def _load_parts(base: Any, folder: Path) -> Any:
+def _load_parts(base: Any, folder: Path, lacking: Sequence[str]) -> Any:
     """Inject each part as its own files describe it, in the order of training."""
     from peft import PeftConfig
 
@@ -144,8 +159,8 @@ def _load_parts(base: Any, folder: Path) -> Any:
     }
     if not configs:
         raise OSError(f"it holds neither {_CONFIG} nor parts with {HEAD}.safetensors")
-    head = head_paths(base)
-    ordered = dict(sorted(configs.items(), key=lambda item: item[1].is_prompt_learning))
+    head = head_paths(base, lacking)
+    ordered = dict(sorted(configs.items(), key=lambda item: injection_order(item[1])))
     model = inject_parts(base, ordered)
     fill_adapter(model, head, read_adapter(home))
     return model

@@ -217,7 +217,6 @@ class Worker:
             checkpoint=name,
         )
 
-
     def _at_last_step(self, model: Any) -> tuple[dict[str, float], dict[str, str]]:
         """Return what is measured of a trial trained to the end, and files to keep beside it."""
         metrics, texts = {}, {}

@@ -8,6 +8,14 @@ from collections.abc import Mapping
 ZERO_GRADIENT: Mapping[str, tuple[str, ...]] = {
     # Only the two best vectors of a sub-vector get a gradient (top-k selection).
     "vblora": ("vblora_logits", "vblora_vector_bank"),
+    # The factors of a value that has been pruned to zero.
+    "adalora": ("lora_A", "lora_B"),
+}
+
+#: Parts of names of trained parameters that get no gradient tensor at all, by method.
+NO_GRADIENT: Mapping[str, tuple[str, ...]] = {
+    # The state that the last block hands on is read by nobody.
+    "shadow": ("layers.1.shadow_update",),
 }
 
 #: Largest difference of outputs after merging, relative to their spread; 1e-4 where not named.

@@ -205,25 +205,26 @@ class TestPortfolio:
         assert any("lora" in configuration.methods for configuration in starts)
 
 
+@pytest.fixture(scope="module")
+def everything() -> SearchSpace:
+    return load_space("everything", rich_bert_shape())
+
+
 class TestEverything:
     """All methods at once: an encoding that stays small, and ways that stay open."""
 
-    @pytest.fixture(scope="class")
-    def space(self) -> SearchSpace:
-        return load_space("everything", rich_bert_shape())
+    def test_holds_most_methods(self, everything: SearchSpace) -> None:
+        assert len(everything.parts) >= 50
 
-    def test_holds_most_methods(self, space: SearchSpace) -> None:
-        assert len(space.parts) >= 50
-
-    def test_families_share_columns(self, space: SearchSpace) -> None:
-        parts = len(space.parts)
-        assert space.num_dimensions < 5 * parts
-        assert sum(name.startswith("method:") for name in space.dimension_names) == parts
+    def test_families_share_columns(self, everything: SearchSpace) -> None:
+        parts = len(everything.parts)
+        assert everything.num_dimensions < 5 * parts
+        assert sum(name.startswith("method:") for name in everything.dimension_names) == parts
 
     @settings(max_examples=5)
     @given(seed=st.integers(0, 2**32 - 1))
-    def test_up_to_three_of_different_families(self, space: SearchSpace, seed: int) -> None:
-        for member in space.sample(40, np.random.default_rng(seed)):
-            families = [space.parts[name].method.family for name in member.methods]
+    def test_up_to_three_of_different_families(self, everything: SearchSpace, seed: int) -> None:
+        for member in everything.sample(40, np.random.default_rng(seed)):
+            families = [everything.parts[name].method.family for name in member.methods]
             assert 1 <= len(families) <= 3
             assert len(set(families)) == len(families)

@@ -11,16 +11,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from autopeft.errors import ModelError
+from autopeft.workers import heads, hub_access, model_sources, models
 from autopeft.workers.models import (
     ModelSource,
+    auto_class,
     head_paths,
+    lacking_modules,
     load_config,
     load_model,
     load_tokenizer,
+    max_positions,
     resolve_model,
 )
 from autopeft.workers.settings import ModelSettings
-from tests.workers import tiny
+from autopeft.workers.shapes import model_shape
+from tests.workers import families, tiny
 
 
 def resolve(name: str, base: Path) -> ModelSource:
@@ -177,11 +182,22 @@ def test_truncated_weights_are_refused(tmp_path: Path) -> None:
 def test_base_with_missing_weights_is_refused(tmp_path: Path) -> None:
     folder = tiny.write_model(tmp_path / "mine")
     tensors = load_file(folder / "model.safetensors")
+    kept = {key: tensor for key, tensor in tensors.items() if "layer.1.output.dense" not in key}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    source = resolve("mine", tmp_path)
+    with pytest.raises(ModelError, match=r"no weights for 2 parameters .* bert\.encoder\.layer\.1"):
+        load_model(source, load_config(source, 2))
+
+
+def test_a_pooler_that_the_checkpoint_lacks_is_part_of_the_head(tmp_path: Path) -> None:
+    folder = tiny.write_model(tmp_path / "mine")
+    tensors = load_file(folder / "model.safetensors")
     kept = {key: tensor for key, tensor in tensors.items() if not key.startswith("pooler")}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     source = resolve("mine", tmp_path)
-    with pytest.raises(ModelError, match=r"no weights for 2 parameters .* bert\.pooler\.dense"):
-        load_model(source, load_config(source, 2))
+    model = load_model(source, load_config(source, 2))
+
+    assert head_paths(model, lacking_modules(model, source)) == ("bert.pooler", "classifier")
 
 
 def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
@@ -190,6 +206,192 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     source = resolve("mine", tmp_path)
     with pytest.raises(ModelError, match="cannot load the weights of mine"):
         load_model(source, load_config(source, 2))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in which models of several families lie, each written once."""
+    return tmp_path_factory.mktemp("families")
+
+
+def written(folders: Path, family: str, task: str) -> ModelSource:
+    folder = folders / f"{family}-{task}"
+    if not folder.is_dir():
+        families.write(folder, family, task)
+    return resolve(str(folder), folders)
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "built", "head"),
+    [
+        ("bert", "token-classification", "BertForTokenClassification", ("classifier",)),
+        ("bert", "multiple-choice", "BertForMultipleChoice", ("classifier",)),
+        ("deberta-v2", "classification", None, ("pooler", "classifier")),
+        ("modernbert", "regression", None, ("head", "classifier")),
+        ("gpt2", "causal-lm", "GPT2LMHeadModel", ()),
+        ("llama", "causal-lm", "LlamaForCausalLM", ()),
+        ("llama", "classification", "LlamaForSequenceClassification", ("score",)),
+        ("mamba", "causal-lm", "MambaForCausalLM", ()),
+        ("t5", "seq2seq-lm", "T5ForConditionalGeneration", ()),
+        ("vit", "image-classification", "ViTForImageClassification", ("classifier",)),
+        ("clip-vision", "image-classification", "CLIPForImageClassification", ("classifier",)),
+        ("ast", "audio-classification", "ASTForAudioClassification", ("classifier",)),
+    ],
+)
+def test_each_task_loads_its_kind_of_model(
+    folders: Path, family: str, task: str, built: str | None, head: tuple[str, ...]
+) -> None:
+    source = written(folders, family, task)
+    model = load_model(source, load_config(source, 3 if head else 0), task=task)
+    shape = model_shape(source, load_config(source, 3 if head else 0), task)
+
+    assert built is None or type(model).__name__ == built
+    assert head_paths(model, lacking_modules(model, source)) == shape.head_paths == head
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("task", sorted(families.AUTO_CLASSES))
+def test_each_task_has_its_class(task: str) -> None:
+    assert auto_class(task).__name__ == families.AUTO_CLASSES[task]
+
+
+def test_weights_take_the_type_the_job_asks_for(folders: Path) -> None:
+    source = written(folders, "llama", "causal-lm")
+    half = resolve_model(ModelSettings(name=source.location, dtype="bfloat16"), folders)
+    model = load_model(half, load_config(half, 0), task="causal-lm")
+
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_quantisation_without_its_package_says_what_to_install(
+    folders: Path, bits: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = written(folders, "llama", "causal-lm")
+    small = resolve_model(ModelSettings(name=source.location, quantization=bits), folders)
+    config = load_config(small, 0)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        ModelError, match=rf"{bits}, which needs .*\nhint: pip install bitsandbytes"
+    ):
+        load_model(small, config, task="causal-lm")
+
+
+@pytest.mark.parametrize(
+    ("bits", "wanted"),
+    [
+        ("4bit", {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}),
+        ("8bit", {"load_in_8bit": True, "load_in_4bit": False}),
+    ],
+)
+def test_a_head_is_never_quantised(
+    bits: str, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    source = ModelSource(location="x", public_name="x", quantization=bits, dtype="bfloat16")
+    arguments = models.quantization_arguments(source, "cpu")
+    settings = arguments["quantization_config"].to_dict()
+
+    assert {key: settings[key] for key in wanted} == wanted
+    assert {"classifier", "score", "lm_head"} <= set(settings["llm_int8_skip_modules"])
+    assert arguments["device_map"] == {"": torch.device("cpu")}
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "expected"),
+    [(None, None, 2), (0, None, 0), (0, 5, 5), (None, 5, 5), (None, 100, None)],
+)
+def test_padding_of_a_decoder(
+    tmp_path: Path, own: int | None, given: int | None, expected: int | None
+) -> None:
+    """The batch's token wins, the config's own comes next, its end token last."""
+    source = written(tmp_path, "llama", "causal-lm")
+    write_config(Path(source.location), pad_token_id=own, eos_token_id=[2, 3])
+    config = load_config(source, 3, None, "classification", pad_token_id=given)
+
+    assert config.pad_token_id == expected
+
+
+def test_a_decoder_classifies_a_padded_batch_like_single_texts(folders: Path) -> None:
+    source = written(folders, "llama", "causal-lm")
+    config = load_config(source, 3, None, "classification", pad_token_id=7)
+    model = load_model(source, config, task="classification")
+    texts = torch.tensor([[9, 8, 7, 7], [9, 4, 5, 6]])
+    with torch.no_grad():
+        batch = model(input_ids=texts, attention_mask=(texts != 7).long()).logits
+        alone = model(input_ids=texts[:1, :2]).logits
+
+    torch.testing.assert_close(batch[:1], alone)
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        ("bert", 64),
+        ("roberta", 64 - 2),  # the padding token is number 1
+        ("gpt2", 64),
+        ("llama", 64),
+        ("t5", None),
+        ("mamba", None),
+        ("vit", None),
+    ],
+)
+def test_positions_a_batch_may_take(family: str, expected: int | None) -> None:
+    assert max_positions(families.config_of(family)) == expected
+
+
+def test_roberta_takes_as_many_tokens_as_it_says_and_no_more() -> None:
+    model = families.build("roberta")
+    tokens = torch.full((1, 63), 5)
+    with torch.no_grad():
+        model(input_ids=tokens[:, :62])
+        with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)"):
+            model(input_ids=tokens)
+
+
+def test_keys_of_a_checkpoint_are_read_from_its_headers(folders: Path) -> None:
+    source = written(folders, "vit", "image-classification")
+    keys = heads.checkpoint_keys(source)
+
+    assert keys is not None
+    assert keys == set(load_file(Path(source.location) / "model.safetensors"))
+
+
+class Session:
+    """Count what is asked, and answer or not."""
+
+    def __init__(self, answers: bool) -> None:
+        self.answers, self.num_asked = answers, 0
+
+    def head(self, url: str, timeout: float) -> None:
+        self.num_asked += 1
+        if not self.answers:
+            raise OSError("no route to host")
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_the_hub_is_asked_once(answers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    session = Session(answers)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "get_session", lambda: session)
+    monkeypatch.setattr(hub_access, "_last_answer", None)
+
+    assert [hub_access.is_hub_reachable() for _ in range(3)] == [answers] * 3
+    assert session.num_asked == 1
+
+
+def test_a_hub_that_does_not_answer_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_sources, "is_hub_reachable", lambda: False)
+    monkeypatch.setattr(models, "is_hub_reachable", lambda: False)
+    source = resolve("someone/no-such-model", tmp_path)
+
+    assert source.load_arguments["local_files_only"]
+    with pytest.raises(ModelError, match=r"hint: the model hub does not answer and the model is"):
+        load_config(source, 2)
 
 
 def test_missing_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from autopeft.workers.dataset import DataSplits, Rows
 from autopeft.workers.models import load_config, resolve_model
 from autopeft.workers.settings import ModelSettings, TrainingSettings, WorkerSettings
 from autopeft.workers.shapes import model_shape
-from autopeft.workers.tasks.base import EncodingSettings
-from autopeft.workers.tasks.causal_lm import CausalLanguageModel
+from autopeft.workers.tasks.base import TASKS, EncodingSettings
 from autopeft.workers.worker import WorkerPlan
 
 SPECIAL = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
@@ -112,10 +111,10 @@ def make_splits() -> DataSplits:
     )
 
 
-def make_plan(folder: Path, *, packing: bool = False) -> WorkerPlan:
-    """Return a plan over the tiny Llama."""
+def make_plan(folder: Path, *, packing: bool = False, task_name: str = "causal-lm") -> WorkerPlan:
+    """Return a plan over the tiny Llama, or over another model in ``folder``."""
     source = resolve_model(ModelSettings(name=str(folder)), Path("/"))
-    task, splits = CausalLanguageModel(), make_splits()
+    task, splits = TASKS.get(task_name)(), make_splits()
     settings = EncodingSettings(max_tokens=MAX_TOKENS, packing=packing)
     data = encode_splits(task, splits, task.encode_labels(splits), make_tokenizer(), settings)
     shape = model_shape(source, load_config(source, 0, None, task.name), task.name)

@@ -59,8 +59,8 @@ def load(folder=Path(__file__).parent, base=None):
             raise ValueError(f"the base model has no such head: {unknown[:3]}")
     parts = {path.parent.name: path.parent for path in sorted(folder.glob("*/adapter_config.json"))}
     configs = {name: PeftConfig.from_pretrained(str(part)) for name, part in parts.items()}
-    # Prompt learning wraps the whole model, so it comes last.
-    for name in sorted(configs, key=lambda name: (configs[name].is_prompt_learning, name)):
+    # What acts on whole blocks sees what acts inside them; prompt learning wraps the whole model.
+    for name in sorted(configs, key=lambda name: (order(configs[name]), name)):
         tensors = load_file(parts[name] / "adapter_model.safetensors")
         with warnings.catch_warnings():
             # Several methods under distinct names are meant to be in one model here.
@@ -71,6 +71,12 @@ def load(folder=Path(__file__).parent, base=None):
     kinds = {"image": "AutoImageProcessor", "audio": "AutoFeatureExtractor"}
     processor = getattr(transformers, kinds.get(facts["modality"], "AutoTokenizer"))
     return model.eval(), processor.from_pretrained(folder)
+
+
+def order(config):
+    """Return when a method is put in: the same order as in training."""
+    is_late = config.peft_type not in ("HRA", "MISS", "SHIRA")  # these need bare layers
+    return config.is_prompt_learning, is_late, getattr(config, "injection_order", 0)
 
 
 def add_part(model, name, config, tensors):

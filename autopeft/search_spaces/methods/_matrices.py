@@ -69,6 +69,13 @@ class MatrixMethod(Method):
         target = target_pattern(shape, module.layers, sites_of(module))
         return {"peft_type": self.peft_type, "target_modules": target, **settings}
 
+    def inference_extra_flops(self, shape: ModelShape, module: Module) -> int:
+        """Return 0 where it is merged; else the dense change costs what the layers cost."""
+        if self.can_merge(shape, module):
+            return 0
+        sites = self.sites_with_layers(shape, module)
+        return sum(2 * site.in_features * site.out_features * count for site, count in sites)
+
     def sites_with_layers(self, shape: ModelShape, module: Module) -> list[tuple[SiteShape, int]]:
         """Return each site shape with the number of layers it is adapted in."""
         return [(site, len(layers)) for site, layers in placed_on(shape, module)]

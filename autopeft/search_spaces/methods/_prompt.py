@@ -54,6 +54,8 @@ class Prompt(Method):
     def unavailable(self, shape: ModelShape) -> str | None:
         """Refuse models without room for a prompt or without a way to hand it over."""
         arguments = shape.forward_arguments
+        if shape.uses_packing:
+            return "a prompt stands in front of a text, and packed sequences hold several texts"
         if "input_ids" not in arguments and arguments:
             return "a prompt stands in front of a text, and the model takes none"
         if self.needs_argument not in arguments and arguments and self.needs_argument:

@@ -26,6 +26,7 @@ class Adalora(PerSite):
     title = "AdaLoRA"
     family = "low-rank"
     paper = "arXiv 2303.10512"
+    exclusive = frozenset({"LoRA layers"})  # PEFT keeps them in one kind of layer
     peft_type = "ADALORA"
     module_file = "autopeft.workers.modules.adalora"
     supports_conv1d = True
@@ -45,6 +46,10 @@ class Adalora(PerSite):
     def count(self, site: SiteShape, settings: Mapping[str, Any]) -> int:
         """Count the factors and the diagonal at the first rank: pruned values stay as zeros."""
         return first_rank(int(settings["rank"])) * (site.in_features + site.out_features + 1)
+
+    def saved(self, site: SiteShape, settings: Mapping[str, Any]) -> int:
+        """Count also two moving averages of each triplet's importance."""
+        return self.count(site, settings) + 2 * first_rank(int(settings["rank"]))
 
     def arguments(self, shape: ModelShape, module: Module) -> Mapping[str, Any]:
         """Return both ranks and alpha; the schedule is not PEFT's, so its steps stay open."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from autopeft.records import ModelShape, SiteShape
@@ -30,13 +30,14 @@ class BdLora(PerSite):
 
     Layers that end a block (attention output, second feed-forward layer) are cut by rows and
     have a block-diagonal A, all others are cut by columns and have a block-diagonal B. PEFT
-    tells them apart by the last part of their names, so those must differ.
+    tells them apart by parts of their names, so those must differ.
     """
 
     name = "bd-lora"
     title = "BD-LoRA"
     family = "low-rank"
     paper = "arXiv 2510.23346"
+    exclusive = frozenset({"LoRA layers"})  # PEFT keeps them in one kind of layer
     peft_type = "LORA"
     is_mergeable = True
     # LoRA's range: PEFT's published run uses LoRA's 1e-4.
@@ -64,7 +65,7 @@ class BdLora(PerSite):
     def arguments(self, shape: ModelShape, module: Module) -> Mapping[str, Any]:
         """Return rank, alpha, and which factor is block-diagonal where."""
         settings: Mapping[str, Any] = module.as_dict()
-        by_rows, by_columns = _names([site for site, _ in placed_on(shape, module)])
+        by_rows, by_columns = _names(site for site, _ in placed_on(shape, module))
         return {
             "r": settings["rank"],
             "lora_alpha": plain_number(settings["rank"] * settings["alpha_ratio"]),
@@ -83,6 +84,9 @@ class BdLora(PerSite):
         blocks = config.get("use_bdlora")
         if not blocks:
             raise ValueError("it has no use_bdlora")
+        for site, _ in self.placed_by(shape, config):
+            if _factor(blocks, site.path) != ("A" if site.site in OUTPUT_SITES else "B"):
+                raise ValueError(f"its block-diagonal factor at {site.site} is not the usual one")
         return {
             "rank": config["r"],
             "blocks": blocks["nblocks"],
@@ -98,8 +102,16 @@ class BdLora(PerSite):
         return super().unavailable(shape)
 
 
-def _names(sites: tuple[SiteShape, ...] | list[SiteShape]) -> tuple[set[str], set[str]]:
-    """Return the last parts of the names of layers cut by rows, and of those cut by columns."""
-    by_rows = {site.path.rsplit(".", 1)[-1] for site in sites if site.site in OUTPUT_SITES}
-    by_columns = {site.path.rsplit(".", 1)[-1] for site in sites if site.site not in OUTPUT_SITES}
-    return by_rows, by_columns
+def _names(sites: Iterable[SiteShape]) -> tuple[set[str], set[str]]:
+    """Return the endings of the names of layers cut by rows, and of those cut by columns."""
+    endings = [(site.site in OUTPUT_SITES, site.path.split("{layer}")[-1]) for site in sites]
+    return ({end for is_row, end in endings if is_row}, {e for is_row, e in endings if not is_row})
+
+
+def _factor(config: Mapping[str, Any], path: str) -> str:
+    """Return which factor a published config makes block-diagonal on a layer."""
+    by_rows, by_columns = (
+        any(each in path for each in config.get(field) or ())
+        for field in ("target_modules_bd_a", "target_modules_bd_b")
+    )
+    return {(True, False): "A", (False, True): "B"}.get((by_rows, by_columns), "none or both")

@@ -25,6 +25,7 @@ class Bias(Method):
     title = "BitFit (every bias)"
     family = "bias"
     paper = "arXiv 2106.10199"
+    exclusive = frozenset({"bias vectors"})
     saved_as = "ours"
     is_mergeable = True
     module_file = "autopeft.workers.modules.bias"

@@ -25,8 +25,8 @@ class Compacter(Method):
     paper = "arXiv 2106.04647"
     saved_as = "ours"
     module_file = "autopeft.workers.modules.compacter"
-    # The paper uses 3e-3 for Compacter over 3 to 20 epochs, ten times its rate for adapters,
-    # since a product of small factors moves slowly.
+    # The authors train at 3e-3 for thousands of steps; about a hundred need more, since a product
+    # of small factors moves slowly.
     learning_rate = LearningRateRange(low=1e-3, default=5e-3, high=3e-2)
 
     def dimensions(self, shape: ModelShape) -> tuple[Dimension, ...]:

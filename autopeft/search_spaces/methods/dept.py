@@ -32,7 +32,7 @@ class Dept(Method):
     saved_as = "ours"
     is_placeable = False
     # Other soft prompts hand over embeddings, and this one takes tokens.
-    is_combinable = False
+    exclusive = frozenset({"prompt"})
     starts_as_base = False
     module_file = "autopeft.workers.modules.dept"
     tasks = frozenset(

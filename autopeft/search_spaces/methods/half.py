@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import random
+import zlib
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from autopeft.records import ModelShape, SiteShape
 from autopeft.search_spaces.configuration import Module
@@ -71,7 +73,8 @@ def _drawn(shape: ModelShape, module: Module) -> list[tuple[SiteShape, tuple[int
             categories.setdefault((layer, category_of(site)), []).append(site)
     drawn: dict[SiteShape, list[int]] = {}
     for (layer, category), sites in categories.items():
-        generator = random.Random(f"{module['selection']}/{layer}/{category}")
-        for number in generator.sample(range(len(sites)), (len(sites) + layer % 2) // 2):
+        seed = zlib.crc32(f"{module['selection']}/{layer}/{category}".encode())
+        order = np.random.default_rng(seed).permutation(len(sites)).tolist()
+        for number in order[: (len(sites) + layer % 2) // 2]:
             drawn.setdefault(sites[number], []).append(layer)
     return [(site, tuple(sorted(layers))) for site, layers in drawn.items()]

@@ -24,6 +24,8 @@ class LnTuning(PerSite):
     title = "LN tuning"
     family = "norms"
     paper = "arXiv 2312.11420"
+    # It trains a copy of the whole layer, which another method must not have changed.
+    exclusive = frozenset({"bias vectors", "normalisations"})
     peft_type = "LN_TUNING"
     supports_quantized = True
     is_mergeable = True

@@ -35,6 +35,7 @@ class Lora(PerSite):
     title = "LoRA"
     family = "low-rank"
     paper = "arXiv 2106.09685"
+    exclusive = frozenset({"LoRA layers"})  # PEFT keeps them in one kind of layer
     peft_type = "LORA"
     supports_conv1d = True
     supports_quantized = True

@@ -27,6 +27,7 @@ class LoraFa(PerSite):
     title = "LoRA-FA"
     family = "low-rank"
     paper = "arXiv 2308.03303"
+    exclusive = frozenset({"LoRA layers"})  # PEFT keeps them in one kind of layer
     peft_type = "LORA"
     frozen_parameters = ("lora_A",)
     supports_conv1d = True

@@ -31,6 +31,7 @@ class Miss(PerSite):
     title = "MiSS"
     family = "low-rank"
     paper = "arXiv 2409.15371"
+    needs_bare_layers = True  # the variant "bat" multiplies the weight itself
     peft_type = "MISS"
     supports_quantized = True
     is_mergeable = True

@@ -18,13 +18,15 @@ from autopeft.search_spaces.targets import (
 
 RANKS = (1, 2, 4, 8, 16)
 TOP_K = 2
-#: Experts in each quarter of the depth, for a mean of 5, as the paper draws them (section 4):
-#: MoLA-rectangle, -triangle, -inverted triangle and -hourglass.
+#: Experts in each quarter of the depth, for a mean of 5: the paper's rectangle, triangle,
+#: inverted triangle and hourglass, and the diamond, since its last version (NAACL 2025) finds
+#: experts in the middle layers to help most.
 PATTERNS: Mapping[str, tuple[int, int, int, int]] = {
     "even": (5, 5, 5, 5),
     "falling": (8, 6, 4, 2),
     "rising": (2, 4, 6, 8),
     "hourglass": (8, 2, 2, 8),
+    "middle": (2, 8, 8, 2),
 }
 
 
@@ -38,7 +40,7 @@ class Mola(Method):
     paper = "arXiv 2402.08562"
     saved_as = "ours"
     module_file = "autopeft.workers.modules.mola"
-    # The paper uses 3e-4 over 10 epochs; about a hundred steps, each expert seeing a share of
+    # The authors use 3e-4 over 20 epochs; about a hundred steps, each expert seeing a share of
     # the tokens, need as much as LoRA and more.
     learning_rate = LearningRateRange(low=3e-4, default=3e-3, high=2e-2)
 
@@ -66,7 +68,7 @@ class Mola(Method):
                 kind="categorical",
                 values=tuple(PATTERNS),
                 default="rising",
-                help="Where in the depth the experts are; more near the output in the paper.",
+                help="Where in the depth the experts are; rising puts most near the output.",
             ),
             Dimension(
                 name="alpha_ratio",

@@ -25,6 +25,7 @@ class Norms(Method):
     title = "Normalisations only"
     family = "selective"
     paper = "arXiv 2312.11420"
+    exclusive = frozenset({"normalisations"})
     saved_as = "ours"
     is_mergeable = True
     module_file = "autopeft.workers.modules.full"

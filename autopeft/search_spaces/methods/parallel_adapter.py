@@ -27,8 +27,8 @@ class ParallelAdapter(Method):
     paper = "arXiv 2110.04366"
     saved_as = "ours"
     module_file = "autopeft.workers.modules.parallel_adapter"
-    # He et al. use 5e-5 to 1e-4 over tens of epochs with a scale of 4; about a hundred steps
-    # from an adapter that starts at zero need ten times that and more.
+    # He et al. use about 1e-4 over tens of thousands of steps with a scale of 4; about a hundred
+    # steps from an adapter that starts at zero need ten times that and more.
     learning_rate = LearningRateRange(low=1e-4, default=1e-3, high=1e-2)
 
     def dimensions(self, shape: ModelShape) -> tuple[Dimension, ...]:

@@ -34,6 +34,7 @@ class Randlora(PerSite):
     title = "RandLoRA"
     family = "shared projections"
     paper = "arXiv 2502.00987"
+    is_combinable = False  # PEFT reads every adapter's config as if it were its own
     peft_type = "RANDLORA"
     supports_conv1d = True
     supports_quantized = True

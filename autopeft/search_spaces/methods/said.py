@@ -49,10 +49,3 @@ class Said(MatrixMethod):
     def num_parameters(self, shape: ModelShape, module: Module) -> int:
         """Count the vector, once, and a scale for each matrix."""
         return whole(module.as_dict(), "dimension") + num_matrices(shape, module)
-
-    def inference_extra_flops(self, shape: ModelShape, module: Module) -> int:
-        """Return 0 where it is merged; else the dense change costs what the layers cost."""
-        if self.can_merge(shape, module):
-            return 0
-        sites = self.sites_with_layers(shape, module)
-        return sum(2 * s.in_features * s.out_features * count for s, count in sites)

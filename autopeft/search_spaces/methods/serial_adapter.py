@@ -30,8 +30,8 @@ class SerialAdapter(Method):
     paper = "arXiv 1902.00751"
     saved_as = "ours"
     module_file = "autopeft.workers.modules.serial_adapter"
-    # Houlsby et al. sweep 3e-5 to 3e-3 (appendix A), AdapterHub's guide starts at 1e-4; about a
-    # hundred steps from an adapter that starts at zero need the upper end and more.
+    # Houlsby et al. sweep 3e-5, 3e-4 and 3e-3; about a hundred steps from an adapter that starts
+    # at zero need the upper end and more.
     learning_rate = LearningRateRange(low=1e-4, default=1e-3, high=1e-2)
 
     def dimensions(self, shape: ModelShape) -> tuple[Dimension, ...]:

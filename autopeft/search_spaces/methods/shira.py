@@ -25,6 +25,7 @@ class Shira(PerSite):
     title = "SHiRA"
     family = "sparse"
     paper = "arXiv 2406.13175"
+    needs_bare_layers = True  # PEFT refuses a layer that carries another adapter
     peft_type = "SHIRA"
     module_file = "autopeft.workers.modules.shira"
     supports_quantized = True

@@ -31,8 +31,8 @@ class Ssf(Method):
     saved_as = "ours"
     module_file = "autopeft.workers.modules.ssf"
     is_mergeable = True
-    # The paper uses 1e-3 to 1e-2 with AdamW over 100 epochs (its released configurations);
-    # scales start at 1, so that about a hundred steps can afford the upper end.
+    # The authors' scripts use 1e-3 to 1e-2 with AdamW over 100 epochs and more; scales start at 1,
+    # so that about a hundred steps can afford the upper end.
     learning_rate = LearningRateRange(low=1e-3, default=1e-2, high=5e-2)
 
     def dimensions(self, shape: ModelShape) -> tuple[Dimension, ...]:

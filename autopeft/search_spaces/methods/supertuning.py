@@ -25,6 +25,7 @@ class Supertuning(PerSite):
     title = "Super-Tuning"
     family = "sparse"
     paper = "arXiv 2607.09287"
+    is_combinable = False  # PEFT reads every adapter's config as if it were its own
     peft_type = "SUPERTUNING"
     is_mergeable = True
     # Large weights bear small relative steps; the upper end as for SHiRA.

@@ -138,7 +138,8 @@ def _padded(
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Return ``b x t`` values, and which of them are there."""
     assert field.offsets is not None
-    starts, lengths = field.offsets[sequences], field.lengths[sequences]
+    starts = field.offsets[sequences]
+    lengths = field.offsets[sequences + 1] - starts
     width = -(-max(1, int(lengths.max())) // multiple) * multiple
     columns = np.arange(width, dtype=np.int64)
     present = columns < lengths[:, None]

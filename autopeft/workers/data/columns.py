@@ -78,6 +78,7 @@ def choose_columns(table: Table, wanted: Columns) -> ChosenColumns:
     Raises:
         DataError: a named column does not exist, or the choice is not clear.
     """
+    _refuse(wanted, ("messages", "prompt", "completion"), "a task with labels")
     named = {"text": wanted.text, "text_pair": wanted.text_pair, "label": wanted.label}
     for role, name in named.items():
         if name is not None:
@@ -114,7 +115,7 @@ def choose_messages(table: Table, wanted: Columns) -> ChosenColumns:
         DataError: a named column does not exist, some are named that do not go together, or
             none is found.
     """
-    _check_no_label(wanted, "causal-lm")
+    _refuse(wanted, ("text_pair", "label"), "task causal-lm")
     named = {
         role: name
         for role in ("messages", "prompt", "completion", "text")
@@ -125,7 +126,7 @@ def choose_messages(table: Table, wanted: Columns) -> ChosenColumns:
     if set(named) in ({"messages"}, {"text"}, {"prompt", "completion"}):
         return ChosenColumns(inputs=named, label=None)
     if set(named) in ({"prompt"}, {"completion"}):
-        return choose_prompts(table, wanted)
+        return _choose_pair(table, wanted)
     if named:
         raise DataError(
             f"data.columns names {' and '.join(named)}; a language model is trained on messages, "
@@ -136,7 +137,7 @@ def choose_messages(table: Table, wanted: Columns) -> ChosenColumns:
     for candidate in MESSAGES:
         if candidate in by_folded:
             return ChosenColumns(inputs={"messages": by_folded[candidate]}, label=None)
-    pair = _find_pair(by_folded)
+    pair = _find_pair(table)
     if pair is not None:
         return ChosenColumns(inputs=pair, label=None)
     return ChosenColumns(inputs={"text": _infer_text(table, taken=[])[0]}, label=None)
@@ -148,11 +149,15 @@ def choose_prompts(table: Table, wanted: Columns) -> ChosenColumns:
     Raises:
         DataError: a named column does not exist, or the choice is not clear.
     """
+    _refuse(wanted, ("text", "text_pair", "label", "messages"), "task seq2seq-lm")
+    return _choose_pair(table, wanted)
+
+
+def _choose_pair(table: Table, wanted: Columns) -> ChosenColumns:
     for role in ("prompt", "completion"):
         if getattr(wanted, role) is not None:
             _check_exists(table, getattr(wanted, role), f"data.columns.{role}")
-    by_folded = {name.casefold(): name for name in table.columns}
-    pair = _find_pair(by_folded, wanted.prompt, wanted.completion)
+    pair = _find_pair(table, wanted.prompt, wanted.completion)
     if pair is None or pair["prompt"] == pair["completion"]:
         raise DataError(
             f"{table.origin}: cannot tell which columns are prompt and completion; it has "
@@ -163,22 +168,42 @@ def choose_prompts(table: Table, wanted: Columns) -> ChosenColumns:
 
 
 def _find_pair(
-    by_folded: Mapping[str, str], prompt: str | None = None, completion: str | None = None
+    table: Table, prompt: str | None = None, completion: str | None = None
 ) -> dict[str, str] | None:
-    prompt = prompt or next((by_folded[c] for c in PROMPTS if c in by_folded), None)
-    others = {folded: name for folded, name in by_folded.items() if name != prompt}
-    completion = completion or next((others[c] for c in COMPLETIONS if c in others), None)
-    if prompt is None or completion is None:
+    """Return a prompt column and a completion column, or None where one is lacking."""
+    prompts = [name for name in _present(table, PROMPTS) if name != completion]
+    completions = [name for name in _present(table, COMPLETIONS) if name != prompt]
+    if not (prompt or prompts) or not (completion or completions):
         return None
+    prompt = prompt or _only("prompt", prompts, table)
+    completion = completion or _only("completion", completions, table)
     return {"prompt": prompt, "completion": completion}
 
 
-def _check_no_label(wanted: Columns, task: str) -> None:
-    if wanted.label is not None:
+def _present(table: Table, candidates: tuple[str, ...]) -> list[str]:
+    by_folded = {name.casefold(): name for name in table.columns}
+    return [by_folded[name] for name in candidates if name in by_folded]
+
+
+def _only(role: str, found: list[str], table: Table) -> str:
+    """Return the column of that name, or the only one: of two, neither is left out unasked."""
+    if len(found) > 1 and found[0].casefold() != role:
         raise DataError(
-            f"data.columns.label is {wanted.label!r}, but task {task} has no labels",
-            hint="leave it out, or set task: classification",
+            f"{table.origin}: the {role} may be in the column {' or '.join(map(repr, found))}",
+            hint=f"name it in the job file: data: {{columns: {{{role}: {found[0]}}}}}; text that "
+            "stands in two columns must be joined in one",
         )
+    return found[0]
+
+
+def _refuse(wanted: Columns, roles: tuple[str, ...], task: str) -> None:
+    for role in roles:
+        name = getattr(wanted, role)
+        if name is not None:
+            raise DataError(
+                f"data.columns.{role} is {name!r}, which {task} does not read",
+                hint="leave it out, or set the task it is meant for",
+            )
 
 
 def check_columns(table: Table, columns: ChosenColumns) -> None:

@@ -122,11 +122,13 @@ def _completions(rows: Rows, tokenizer: Any, max_tokens: int) -> list[Example]:
     prompts, completions = rows.columns["prompt"], rows.columns["completion"]
     eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     together = _tokens(tokenizer, [p + c for p, c in zip(prompts, completions, strict=True)])
-    alone = _tokens(tokenizer, completions, add_special_tokens=False)
+    alone = _tokens(tokenizer, prompts)
     examples = []
-    for prompt, whole, completion in zip(_tokens(tokenizer, prompts), together, alone, strict=True):
-        begins_so = whole[: len(prompt)] == prompt and len(whole) > len(prompt)
-        answer = [*(whole[len(prompt) :] if begins_so else completion), *eos]
+    for prompt, whole, completion in zip(alone, together, completions, strict=True):
+        if whole[: len(prompt)] == prompt and len(whole) > len(prompt):
+            answer = [*whole[len(prompt) :], *eos]
+        else:
+            answer = [*_tokens(tokenizer, [completion], add_special_tokens=False)[0], *eos]
         room = max(max_tokens // 2, max_tokens - len(answer))
         ids = cut_beginning(prompt, room, tokenizer)
         answer = answer[: max_tokens - len(ids)]

@@ -34,12 +34,13 @@ def pack_examples(split: EncodedSplit, max_tokens: int) -> EncodedSplit:
             ``max_tokens``.
         max_tokens: Tokens of a sequence.
     """
-    bins = _bins(split.lengths, max_tokens)
+    lengths = split.lengths
+    bins = _bins(lengths, max_tokens)
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in (*split.fields, PACKED_BY)}
     for members in bins:
         for name, field in split.fields.items():
             columns[name].append(np.concatenate([field.example(i) for i in members]))
-        positions = [np.arange(split.lengths[i]) for i in members]
+        positions = [np.arange(lengths[i]) for i in members]
         columns[PACKED_BY].append(np.concatenate(positions))
     fields = {
         name: ragged(columns[name], np.int32, split.fields[name].fill if name != PACKED_BY else 0)

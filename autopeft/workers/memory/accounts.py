@@ -15,7 +15,7 @@ values and for each pair of them at the far corner, and interpolated.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -370,40 +370,21 @@ class Accountant:
         """Return what each source saves, what is saved outside, and which layers are reached."""
         shallow = self._shallow
         shares: dict[Place, LayerShare] = {}
-        outside, reach = 0, Reach.CARRYING
+        outside = 0
+        reach = Reach.CARRYING if groups else Reach.NOTHING
         for place, stack in enumerate(shallow.stacks):
-            bottom = next((g for g in groups if g[0] == stack.start), None)
-            through: dict[Label, int] = {}
-            if bottom is not None and stack.num_layers > 1:
-                saved = self._saved(model, groups, bottom)
-                through = {
-                    label: size
-                    for label, size in saved.items()
-                    if shallow.layer_of(label[0]) in (None, *range(stack.start, stack.top + 1))
-                }
+            through = self._through(model, groups, place)
             own = self._own(through, place, names)
-            replaced = _numbered({k: v for k, v in through.items() if k not in own})
-            for group in [g for g in groups if g[0] == stack.top]:
-                source = group[1]
-                low: dict[Any, int] = {}
-                extra: dict[Any, int] = {}
-                for label, size in self._saved(model, groups, group).items():
-                    layer = shallow.layer_of(label[0])
-                    if layer is None or layer > stack.top:
-                        continue
-                    shared = self._shared_label(model, module.method, label, size)
-                    if label in replaced:
-                        low[replaced[label]] = size
-                    elif shared[0] != module.method or not source:
-                        extra[shared] = size
-                    elif self._source_of(label[0], layer, names) in (source, ""):
-                        extra[shared] = size
-                extra |= {
-                    self._shared_label(model, module.method, label, size): size
-                    for label, size in own.items()
-                    if not source or self._source_of(label[0], stack.top, names) == source
-                }
-                shares[place, source] = LayerShare(low=low, extra=extra)
+            tops = [group for group in groups if group[0] == stack.top]
+            if own and len(tops) > 1:
+                # Frozen, it still saves tensors, so one site's cannot be told from another's.
+                for _, source in tops:
+                    shares[place, source] = self._share_alone(module, source, place, names)
+                continue
+            for group in tops:
+                saved = self._saved(model, groups, {group})
+                share = self._share(model, module.method, saved, through, own, place)
+                shares[place, group[1]] = share
         if _OUTSIDE in groups:
             outside, from_outside = self._from_outside(model, module.method, groups)
             for place, share in from_outside.items():
@@ -418,6 +399,78 @@ class Accountant:
             elif from_outside and self._enters_below(module):
                 reach = Reach.EVERYTHING
         return shares, outside, reach
+
+    def _through(self, model: Any, groups: _Groups, place: int) -> dict[Label, int]:
+        """Return what is saved up to the top layer of a stack where its bottom layer trains."""
+        stack = self._shallow.stacks[place]
+        bottom = next((group for group in groups if group[0] == stack.start), None)
+        if bottom is None or stack.num_layers == 1:
+            return {}
+        return {
+            label: size
+            for label, size in self._saved(model, groups, {bottom}).items()
+            if (layer := self._shallow.layer_of(label[0])) is None or layer in stack
+        }
+
+    def _share(
+        self,
+        model: Any,
+        method: str,
+        saved: Mapping[Label, int],
+        through: Mapping[Label, int],
+        own: Mapping[Label, int],
+        place: int,
+    ) -> LayerShare:
+        """Return what is saved for the top layer of a stack, in the flow and besides it."""
+        top = self._shallow.stacks[place].top
+        replaced = self._named({k: v for k, v in through.items() if k not in own})
+        low: dict[Any, int] = {}
+        extra: dict[Any, int] = {}
+        for label, size in {**own, **saved}.items():
+            layer = self._shallow.layer_of(label[0])
+            if layer is None or layer > top:
+                continue
+            if label in replaced:
+                low[replaced[label]] = size
+            else:
+                extra[self._shared_label(model, method, label, size)] = size
+        return LayerShare(low=low, extra=extra)
+
+    def _named(self, sizes: Sizes) -> dict[Label, tuple[str, int, int]]:
+        """Return a name for each storage that does not depend on how its module is wrapped.
+
+        It is the site, or else the path, then the size, and a number among the equal ones.
+        """
+        shallow = self._shallow
+        sites = frozenset(
+            site.site for site in (*shallow.shape.sites, *shallow.shape.norms) if site.is_in_layers
+        )
+        numbers: Counter[tuple[str, int]] = Counter()
+        names: dict[Label, tuple[str, int, int]] = {}
+        for label, size in sorted(sizes.items()):
+            layer = shallow.layer_of(label[0])
+            site = "" if layer is None else self._source_of(label[0], layer, sites)
+            place = f"{layer}.{site}" if site else plain_path(label[0])
+            names[label] = (place, size, numbers[place, size])
+            numbers[place, size] += 1
+        return names
+
+    def _share_alone(
+        self, module: Module, source: Source, place: int, names: frozenset[str]
+    ) -> LayerShare:
+        """Return what one source saves where no other carries the method."""
+        settings = {
+            name: (source,) if isinstance(value, tuple) and source in value else value
+            for name, value in module.settings
+        }
+        alone = Module.of(module.method, module.layers, **settings)
+        model = self._build(alone)
+        groups = self._groups(model, names)
+        through = self._through(model, groups, place)
+        own = self._own(through, place, names)
+        top = self._shallow.stacks[place].top
+        saved = self._saved(model, groups, {group for group in groups if group[0] == top})
+        return self._share(model, module.method, saved, through, own, place)
 
     def _own(
         self, through: Mapping[Label, int], place: int, names: frozenset[str]
@@ -436,7 +489,8 @@ class Accountant:
         own: dict[Label, int] = {}
         here = [label for label in through if shallow.layer_of(label[0]) == top]
         # Where a storage of the base model is still there, it stands for itself.
-        here.sort(key=lambda label: ((plain_path(label[0]), label[1]) not in shallow.flow_sizes[place], label))
+        base = shallow.flow_sizes[place]
+        here.sort(key=lambda label: ((plain_path(label[0]), label[1]) not in base, label))
         for label in here:
             key = (self._source_of(label[0], top, names), through[label])
             if left[key] > 0:
@@ -466,7 +520,7 @@ class Accountant:
         These are prompts, embeddings, vectors that layers share, or a last normalisation.
         """
         shallow = self._shallow
-        layers, outside = shallow.split(self._saved(model, groups, _OUTSIDE))
+        layers, outside = shallow.split(self._saved(model, groups, {_OUTSIDE}))
         shares = {}
         first: int | None = None
         for place, stack in enumerate(shallow.stacks):
@@ -487,12 +541,12 @@ class Accountant:
         self,
         model: Any,
         groups: _Groups,
-        only: _Group,
+        only: Set[_Group],
     ) -> dict[Label, int]:
-        """Return what is saved where one group trains alone."""
+        """Return what is saved where these groups train and no others."""
         for key, group in groups.items():
             for parameter in group:
-                parameter.requires_grad_(key == only)
+                parameter.requires_grad_(key in only)
         return self._shallow.step.saved_by_label(model)
 
     def _shared_label(self, model: Any, method: str, label: Label, size: int) -> Any:
@@ -592,20 +646,6 @@ class Accountant:
             for place in {*found, *corner}
         }
         return {place: amount for place, amount in more.items() if amount.any()}
-
-
-def _numbered(sizes: Sizes) -> dict[Label, tuple[str, int, int]]:
-    """Return a name for each storage that does not depend on how its module is wrapped.
-
-    It is the module's path without wrappers, the size, and a number among the equal ones.
-    """
-    numbers: Counter[tuple[str, int]] = Counter()
-    names: dict[Label, tuple[str, int, int]] = {}
-    for label, size in sorted(sizes.items()):
-        path = plain_path(label[0])
-        names[label] = (path, size, numbers[path, size])
-        numbers[path, size] += 1
-    return names
 
 
 def is_numeric(dimension: Dimension) -> bool:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-
-import numpy as np
 
 from autopeft.records import SiteShape
 from autopeft.search_spaces.configuration import Module, Setting
@@ -23,7 +20,7 @@ from autopeft.workers.memory.accounts import (
     ShallowModel,
     is_numeric,
 )
-from autopeft.workers.memory.depth import Stack, stacks_of
+from autopeft.workers.memory.depth import stacks_of
 from autopeft.workers.memory.step import TrainingStep
 
 _Settings = tuple[tuple[str, Setting], ...]
@@ -257,11 +254,7 @@ class Predictor:
         # residual stream: two normalisations keep an input and an output.
         widths = [
             4 * self._shape.hidden_size
-            + sum(
-                site.out_features
-                for site in self._shape.sites
-                if site.first_layer in stack
-            )
+            + sum(site.out_features for site in self._shape.sites if site.first_layer in stack)
             for stack in self._stacks
         ]
         return tuple(self._bytes_of(width) for width in widths)

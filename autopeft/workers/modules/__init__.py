@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 
 from autopeft.search_spaces.method import METHODS
+from autopeft.workers.modules._blocks import Beside, BlockPart
+from autopeft.workers.modules._bottleneck import Bottleneck, Gate
 from autopeft.workers.modules._framework import (
     BlockConfig,
     MethodConfig,
@@ -19,10 +21,6 @@ from autopeft.workers.modules._framework import (
 from autopeft.workers.modules._layers import (
     AdditivePart,
     Around,
-    Beside,
-    BlockPart,
-    Bottleneck,
-    Gate,
     Part,
     Pool,
     dtype_of,

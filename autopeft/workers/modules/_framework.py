@@ -48,6 +48,8 @@ command line stays quick::
             sites = target_pattern(shape, module.layers, sites_of(module))
             return {"peft_type": "MY_OFFSET", "target_modules": sites}
 
+The same package, complete, is ``examples/plugin``.
+
 A method that acts on whole blocks (after the attention layer, beside the feed-forward layer) has
 a :class:`BlockConfig` and a :class:`BlockPart` in place of the first two. What parts have in
 common (a matrix for all layers) goes through ``Part.share``. The module file may also offer
@@ -67,16 +69,8 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import PeftType, register_peft_method
 from torch import nn
 
-from autopeft.workers.modules._layers import (
-    Around,
-    Beside,
-    BlockPart,
-    Inside,
-    InsidePart,
-    MethodLayer,
-    Pool,
-    Sharing,
-)
+from autopeft.workers.modules._blocks import Beside, BlockPart, ChildLayer, Inside, InsidePart
+from autopeft.workers.modules._layers import Around, MethodLayer, Pool, Sharing
 from autopeft.workers.modules._types import add_peft_type
 
 AnyPart = TypeVar("AnyPart", bound=nn.Module)
@@ -196,7 +190,7 @@ class MethodTuner(BaseTuner):  # type: ignore[misc]  # PEFT is untyped
         children = [
             (path, module)
             for path, module in self.model.named_modules()
-            if isinstance(module, Beside | Inside)
+            if isinstance(module, ChildLayer)
         ]
         if merge and children:
             raise ValueError(f"{type(self).__name__} acts between layers and cannot be merged")

@@ -1,17 +1,15 @@
-"""How a part of a method sits in a model: around one layer, or beside a whole block.
+"""How a part of a method sits around one layer of a model.
 
 A *part* is what a method adds to one place: its parameters and its formula. It is a plain
 ``nn.Module`` that knows nothing of PEFT. What PEFT needs to see stands here: :class:`Around`
-takes the place of a layer and calls it as ``base_layer``; :class:`Beside` is a child of the
-module that ends a block and works through hooks, because a block (an attention layer, a
-feed-forward layer) has layers inside that other methods still need to find under their names.
+takes the place of a layer and calls it as ``base_layer``. For parts of blocks see ``_blocks``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
@@ -89,26 +87,8 @@ class AdditivePart(Part):
         return output + self.delta(x.to(dtype_of(self))).to(output.dtype)
 
 
-class BlockPart(Sharing):
-    """What one method adds to the output of one block; a subclass has the contract of Part.
-
-    ``base`` in ``__init__`` is the module that ends the block. ``width`` of the block is in
-    the config where a method needs it (see ``_framework.BlockConfig``).
-    """
-
-    def forward(self, output: Tensor, block_input: Tensor) -> Tensor:
-        """Return the new output of the block.
-
-        Args:
-            output: ``... x width``, the block's output before it is added to the residual.
-            block_input: ``... x width``, what entered the block; ``output`` itself where the
-                config names no input.
-        """
-        raise NotImplementedError
-
-
 class MethodLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT is untyped
-    """What :class:`Around` and :class:`Beside` have in common: parts by adapter name.
+    """What :class:`Around` and the layers of ``_blocks`` have in common: parts by adapter name.
 
     Args:
         attribute: Name of the child that holds the parts, ``<method>_part``; it is in the
@@ -132,10 +112,20 @@ class MethodLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # PEFT is u
 
     def add_part(self, adapter_name: str, part: nn.Module, like: nn.Module) -> None:
         """Add a part, on the device of ``like``."""
-        if not any(tensor.is_meta for tensor in part.parameters()):
-            part.to(device_of(like))
+        self.__dict__["like"] = like  # not registered: it is no child
         self.parts[adapter_name] = part
+        self._move_adapter_to_device_of_base_layer(adapter_name)
         BaseTunerLayer.set_adapter(self, [*self._active_adapter, adapter_name])
+
+    def _move_adapter_to_device_of_base_layer(
+        self, adapter_name: str, device: torch.device | None = None
+    ) -> None:
+        """Move a part, unless it still waits for its numbers on the meta device."""
+        if adapter_name not in self.parts:
+            return
+        part = self.parts[adapter_name]
+        if not any(tensor.is_meta for tensor in part.parameters()):
+            part.to(device or device_of(self.__dict__["like"]))
 
     def active_parts(self) -> Iterator[Any]:
         """Yield the parts that take part in the forward pass."""
@@ -215,127 +205,6 @@ class Around(MethodLayer):
                 base.bias = bias
         self._unmerged = None
         self.merged_adapters.clear()
-
-
-class Beside(MethodLayer):
-    """Parts at the end of a block: a child of the module that ends it, run by its hook.
-
-    The block's input is caught by a hook of the module that begins it and kept until the block
-    ends, in the forward pass and again when checkpointing computes it anew.
-    """
-
-    def __init__(self, attribute: str, end: nn.Module, begin: nn.Module | None = None) -> None:
-        super().__init__(attribute)
-        self._caught: list[Tensor] = []
-        self._handles = [end.register_forward_hook(Leave(self))]
-        if begin is not None:
-            catch = begin.register_forward_pre_hook(Enter(self), with_kwargs=True)
-            self._handles.append(catch)
-
-    def remove(self) -> None:
-        """Take the hooks away; the model then computes as if the parts were not there."""
-        for handle in self._handles:
-            handle.remove()
-
-    def enter(self, x: Tensor) -> None:
-        """Keep the input of the block."""
-        self._caught[:] = [x] if any(True for _ in self.active_parts()) else []
-
-    def leave(self, output: Tensor) -> Tensor:
-        """Return what the parts make of the output of the block."""
-        caught = self._caught.pop() if self._caught else output
-        for part in self.active_parts():
-            dtype = dtype_of(part)
-            output = part(output.to(dtype), caught.to(dtype)).to(output.dtype)
-        return output
-
-
-class InsidePart(Sharing):
-    """What one method adds inside a module whose code it takes part in by a way of its own.
-
-    The part is a child of that module, under ``<method>_block``; who runs it is the method's
-    affair (``layer_prefix``: the attention function that transformers calls).
-    """
-
-
-class Inside(MethodLayer):
-    """Parts inside a module: its child, run by whoever the method has look for it."""
-
-    def __init__(self, attribute: str, module: nn.Module) -> None:
-        super().__init__(attribute)
-        self._handles: list[Any] = []
-
-    def remove(self) -> None:
-        """Take the hooks away that the method has put on the module."""
-        for handle in self._handles:
-            handle.remove()
-
-
-class Enter:
-    """Hook of the module that begins a block (an object, so that copies of the model copy it)."""
-
-    def __init__(self, beside: Any) -> None:
-        self.beside = beside
-
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        values = (*args, kwargs.get("hidden_states"), *kwargs.values())
-        self.beside.enter(next(value for value in values if isinstance(value, Tensor)))
-
-
-class Leave:
-    """Hook of the module that ends a block."""
-
-    def __init__(self, beside: Beside) -> None:
-        self.beside = beside
-
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (self.beside.leave(output[0]), *output[1:])
-        return self.beside.leave(output)
-
-
-class Bottleneck(nn.Module):
-    """Down, activation, up: ``W_up f(W_down x + b_down) + b_up``, zero at the start.
-
-    ``W_down`` is drawn as ``nn.Linear`` draws it, ``W_up`` and the biases are zero.
-    """
-
-    ACTIVATIONS: ClassVar[dict[str, Callable[[], nn.Module]]] = {
-        "relu": nn.ReLU,
-        "gelu": nn.GELU,
-        "silu": nn.SiLU,
-        "tanh": nn.Tanh,
-    }
-
-    def __init__(self, width: int, size: int, activation: str) -> None:
-        super().__init__()
-        self.down = nn.Linear(width, size)
-        self.activation = self.ACTIVATIONS[activation]()
-        self.up = nn.Linear(size, width)
-        for zero in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(zero)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``... x width`` to ``... x width``."""
-        up: Tensor = self.up(self.activation(self.down(x)))
-        return up
-
-
-class Gate(nn.Module):
-    """UniPELT's gate (arXiv 2110.07577): ``sigmoid(w x + b)``, one number a token.
-
-    It starts at one half for every input.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, 1)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``... x width`` to ``... x 1``."""
-        return torch.sigmoid(self.linear(x))
 
 
 def widths_of(base: nn.Module) -> tuple[int, int]:

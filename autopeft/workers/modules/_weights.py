@@ -9,7 +9,7 @@ in memory, and what stays is the input of the layer and what the method learns.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -79,7 +79,8 @@ def shape_of(layer: nn.Module) -> tuple[int, ...]:
 def applied(layer: nn.Module, x: Tensor, change: Tensor) -> Tensor:
     """Return what a layer with ``change`` as its weight, and no bias, makes of ``x``."""
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
-        return layer._conv_forward(x, change, None)
+        convolved: Tensor = layer._conv_forward(x, change, None)
+        return convolved
     return functional.linear(x, change)
 
 
@@ -88,8 +89,7 @@ class _Changed(torch.autograd.Function):
     def forward(ctx: Any, part: WeightPart, x: Tensor, *learned: Tensor) -> Tensor:
         ctx.part = part
         ctx.save_for_backward(x, *learned)
-        layer: nn.Module = part.__dict__["layer"]
-        return applied(layer, x, part.change(*learned).to(x.dtype))
+        return applied(part.__dict__["layer"], x, _in_full(part, x, learned).to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -99,13 +99,20 @@ class _Changed(torch.autograd.Function):
         x, *learned = ctx.saved_tensors
         with torch.enable_grad():
             leaves = [tensor.detach().requires_grad_() for tensor in learned]
-            change = part.change(*leaves)
+            change = _in_full(part, x, leaves)
         plain = change.detach().to(gradient.dtype)
         of_x, of_change = _gradients(layer, x, plain, gradient, needs_x=ctx.needs_input_grad[1])
         of_change = of_change.to(change.dtype)
         part.observe(of_change)
         of_learned = torch.autograd.grad(change, leaves, of_change)
         return (None, of_x, *of_learned)
+
+
+def _in_full(part: WeightPart, x: Tensor, learned: Sequence[Tensor]) -> Tensor:
+    """Return the change in the precision of what trains, also under autocast."""
+    # A model of shapes alone computes on the CPU's behalf, and has no autocast of its own.
+    with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
+        return part.change(*learned)
 
 
 def _gradients(
@@ -115,8 +122,8 @@ def _gradients(
         with torch.enable_grad():
             inputs = [x.detach().to(gradient.dtype).requires_grad_(), change.requires_grad_()]
             output = applied(layer, *inputs)
-        of_x, of_change = torch.autograd.grad(output, inputs, gradient)
-        return of_x.to(x.dtype), of_change
+        pixels, kernel = torch.autograd.grad(output, inputs, gradient)
+        return pixels.to(x.dtype), kernel
     of_x = (gradient @ change).to(x.dtype) if needs_x else None
     rows = gradient.reshape(-1, gradient.shape[-1])
     of_change = rows.T @ x.reshape(-1, x.shape[-1]).to(gradient.dtype)

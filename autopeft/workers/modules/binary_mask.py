@@ -1,7 +1,7 @@
 """Binary masks: which numbers of a weight to keep.
 
-Zhao et al. 2020, arXiv 2004.12406, section 3.2: a real score ``m`` for each number gives a mask, and
-the mask multiplies the frozen weight::
+Zhao et al. 2020, arXiv 2004.12406, section 3.2: a real score ``m`` for each number gives a mask,
+and the mask multiplies the frozen weight::
 
     W' = W * [m >= 0]
 

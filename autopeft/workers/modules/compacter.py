@@ -7,8 +7,8 @@ products with factors of rank 1 (equations 4 to 6)::
 
 The n matrices A_i are shared by both matrices of every adapter in the model.
 
-Deviation: the paper draws all factors at random, A_i from a normal of deviation 0.01; here the
-t_i of the up-projection start at zero, so that the start is the base model itself.
+Deviation: the authors draw all factors at random; here the t_i of the up-projection start at zero,
+so that the start is the base model itself, and A_i has a deviation of 0.01.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autopeft.workers.modules._blocks import BlockPart
 from autopeft.workers.modules._framework import BlockConfig, register_method
-from autopeft.workers.modules._layers import BlockPart, Pool
+from autopeft.workers.modules._layers import Pool
 
 
 @dataclass

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autopeft.workers.modules._blocks import BlockPart
 from autopeft.workers.modules._framework import BlockConfig, register_method
-from autopeft.workers.modules._layers import BlockPart, Pool
+from autopeft.workers.modules._layers import Pool
 
 
 @dataclass

@@ -1,19 +1,20 @@
 """DePT: a short soft prompt, and a low-rank update of the text's embeddings.
 
-Shi and Lipani 2024, arXiv 2309.05173, section 2.2: of the numbers a long soft prompt would take, some
-go into a short prompt ``P`` of ``m x d``, the rest into two factors that change the embeddings of
-the text, place by place::
+Shi and Lipani 2024, arXiv 2309.05173, section 2.2: of the numbers a long soft prompt would take,
+some go into a short prompt ``P`` of ``m x d``, the rest into two factors that change the embeddings
+of the text, place by place::
 
     [P; W_i + A B],  A: s x r,  B: r x d
 
-for a text of at most ``s`` tokens; the prompt learns at a higher rate than the factors (section 3.1).
+for a text of at most ``s`` tokens; the prompt learns at a higher rate than the factors (section
+3.1).
 ``P`` starts as the embeddings of drawn tokens, ``A`` is drawn, ``B`` starts at zero.
 
 The prompt takes part as tokens: before the model runs, ``m`` placeholders enter its input, and the
 token embedding gives them the rows of ``P``. So positions, masks and the search for the last token
 are the model's own. Encoders that classify keep their first token first: there the prompt stands
-behind it. What the model says of the placeholders is cut away. Text beyond ``s`` tokens, and what is
-generated, has its plain embeddings.
+behind it. What the model says of the placeholders is cut away. Text beyond ``s`` tokens, and what
+is generated, has its plain embeddings.
 """
 
 from __future__ import annotations
@@ -80,11 +81,8 @@ class DeptPart(Part):
         if not self.is_awaited:
             return plain
         self.is_awaited = False
-        length = len(self.prompt)
-        before, _, after = plain.split(
-            [self.place, length, plain.shape[1] - self.place - length], dim=1
-        )
-        text = torch.cat([before, after], dim=1)
+        behind = self.place + len(self.prompt)
+        text = torch.cat([plain[:, : self.place], plain[:, behind:]], dim=1)
         update = (self.A[: text.shape[1]] @ self.B).to(plain.dtype)
         text = text + nn.functional.pad(update, (0, 0, 0, text.shape[1] - len(update)))
         prompt = self.prompt.to(plain.dtype).expand(len(text), -1, -1)
@@ -116,6 +114,7 @@ class Insert:
         self.token = 1 if padding == 0 else 0
 
     def __call__(self, model: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Return the model's arguments with the placeholders in them."""
         part = next(self.layer.active_parts(), None)
         if part is None:
             return None
@@ -150,9 +149,9 @@ class Cut:
 
     def __init__(self, layer: MethodLayer) -> None:
         self.layer = layer
-        self.num_tokens = 0
 
     def __call__(self, model: nn.Module, args: Any, output: Any) -> Any:
+        """Return the model's output without the placeholders' logits."""
         part = next(self.layer.active_parts(), None)
         logits = getattr(output, "logits", None)
         if part is not None and logits is not None and logits.ndim == 3:

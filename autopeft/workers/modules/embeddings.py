@@ -49,6 +49,8 @@ class Table(nn.Module):
 class TablePart(Part):
     """A difference to the matrix of an embedding or of an output layer."""
 
+    table: Table
+
     def __init__(self, base: nn.Module, config: MethodConfig, path: str, pool: Pool) -> None:
         super().__init__()
         weight: Any = base.weight
@@ -98,7 +100,8 @@ def _output_path(model: Any) -> str:
     layer = model.get_output_embeddings()
     if layer is None:
         raise ValueError(f"{type(model).__name__} has no output layer to train")
-    return next(path for path, module in model.named_modules() if module is layer)
+    path: str = next(path for path, module in model.named_modules() if module is layer)
+    return path
 
 
 register_method("autopeft_embeddings", EmbeddingsConfig, TablePart, tuner_class=TableTuner)

@@ -1,12 +1,13 @@
 """FLoRA: a Tucker core for weights with any number of axes.
 
-Si et al. 2024, arXiv 2405.14739, equation 5: the change of a weight with axes ``I_1 x ... x I_N`` is
-a core ``G`` of ``J_1 x ... x J_N`` multiplied along each axis by a factor ``A_n`` of ``I_n x J_n``::
+Si et al. 2024, arXiv 2405.14739, section 3: the change of a weight with axes ``I_1 x ... x I_N``
+is a core ``G`` of ``J_1 x ... x J_N``, multiplied along each axis by a factor ``A_n`` of
+``I_n x J_n``::
 
     change = s  G x_1 A_1 x_2 A_2 ... x_N A_N
 
-For a linear layer that is ``s A_1 G A_2^T``. The factors are drawn, the core starts at zero. Along a
-kernel's axes ``J`` is at most the kernel's extent.
+For a linear layer that is ``s A_1 G A_2^T``. The factors are drawn, the core starts at zero. No
+``J`` is larger than its axis.
 """
 
 from __future__ import annotations

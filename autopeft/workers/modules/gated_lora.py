@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from autopeft.workers.modules._bottleneck import Gate
 from autopeft.workers.modules._framework import MethodConfig, register_method
-from autopeft.workers.modules._layers import AdditivePart, Gate, Pool, widths_of
+from autopeft.workers.modules._layers import AdditivePart, Pool, widths_of
 
 
 @dataclass

@@ -16,7 +16,7 @@ authors' code takes the mean of g over a sequence, which would let a language mo
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,14 +27,15 @@ from torch.nn import functional as F
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from autopeft.workers.modules._blocks import Enter, Inside, InsidePart
+from autopeft.workers.modules._bottleneck import Gate
 from autopeft.workers.modules._framework import (
     MethodConfig,
     MethodTuner,
     register_method,
 )
-from autopeft.workers.modules._layers import Enter, Gate, Inside, InsidePart, Pool, dtype_of
+from autopeft.workers.modules._layers import Pool, dtype_of
 
-_CHILD = "layer_prefix_block"
 _NAME = "autopeft_prefix_"
 IMPLEMENTATIONS = ("sdpa", "eager")
 
@@ -75,12 +76,26 @@ class LayerPrefixLayer(Inside):
     def __init__(self, attribute: str, module: nn.Module) -> None:
         super().__init__(attribute, module)
         self.caught: Tensor | None = None
-        self._handles.append(module.register_forward_pre_hook(Enter(self), with_kwargs=True))
+        self.handles.append(module.register_forward_pre_hook(Enter(self), with_kwargs=True))
 
     def enter(self, x: Tensor) -> None:
         """Keep the input until the attention function runs, where a gate will read it."""
         if any(part.gate is not None for part in self.active_parts()):
             self.caught = x
+
+    def prefix(
+        self, part: Any, module: nn.Module, key: Tensor, attention_mask: Tensor | None
+    ) -> list[Tensor]:
+        """Return keys and values to prepend, each ``batch x key-value heads x length x size``.
+
+        Args:
+            part: An active part of this layer.
+            module: The attention layer.
+            key: The layer's own keys.
+            attention_mask: As :func:`attend` is given it.
+        """
+        pair = (part.keys, part.values)
+        return [tensor.to(key.dtype).expand(len(key), -1, -1, -1) for tensor in pair]
 
 
 class LayerPrefixTuner(MethodTuner):
@@ -88,7 +103,7 @@ class LayerPrefixTuner(MethodTuner):
 
     def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
         for module in model.modules():
-            if _CHILD in module._modules:
+            if any(isinstance(child, LayerPrefixLayer) for child in module.children()):
                 settings: Any = module.config
                 name = settings._attn_implementation or "eager"
                 if name.startswith(_NAME):
@@ -122,15 +137,13 @@ def attend(
         kwargs: What else transformers hands to its attention functions.
     """
     below = _function(implementation, module)
-    holder = module._modules.get(_CHILD)
-    for part in holder.active_parts() if isinstance(holder, LayerPrefixLayer) else ():
-        queries, keys, length = query.shape[2], key.shape[2], part.keys.shape[1]
-        prefix = [t.to(key.dtype).expand(len(key), -1, -1, -1) for t in (part.keys, part.values)]
+    for holder, part in _active(module):
+        prefix = holder.prefix(part, module, key, attention_mask)
+        queries, keys, length = query.shape[2], key.shape[2], prefix[0].shape[2]
         if attention_mask is None and _is_causal(implementation, module, queries, kwargs):
             ones = torch.ones(queries, keys, dtype=torch.bool, device=query.device)
             attention_mask = ones.tril()[None, None]
         if part.gate is not None:
-            assert isinstance(holder, LayerPrefixLayer)
             assert holder.caught is not None
             gate, holder.caught = part.gate(holder.caught.to(dtype_of(part))), None
             return _gated(module, query, key, value, attention_mask, prefix, gate, **kwargs)
@@ -143,6 +156,14 @@ def attend(
             kwargs["position_bias"] = F.pad(kwargs["position_bias"], (length, 0))
         kwargs["is_causal"] = False
     return below(module, query, key, value, attention_mask, **kwargs)
+
+
+def _active(module: nn.Module) -> Iterator[tuple[LayerPrefixLayer, Any]]:
+    """Yield the active parts inside an attention layer, each with the child that holds it."""
+    for child in module.children():
+        if isinstance(child, LayerPrefixLayer):
+            for part in child.active_parts():
+                yield child, part
 
 
 def _is_causal(implementation: str, module: nn.Module, queries: int, kwargs: Any) -> bool:

@@ -1,8 +1,8 @@
 """Lottery-ticket sparse fine-tuning (LT-SFT).
 
-Ansell et al. 2022, arXiv 2110.07560, section 3. Phase 1: all numbers train. Then the ``k`` that moved
-farthest from where they started form the mask, everything goes back to the start, and in phase 2
-only they train.
+Ansell et al. 2022, arXiv 2110.07560, section 3. Phase 1: all numbers train. Then the ``k`` that
+moved farthest from where they started form the mask, everything goes back to the start, and in
+phase 2 only they train.
 
 Deviations: the ``k`` largest are taken in each weight and not over all of them; one schedule of the
 learning rate spans both phases, and the optimiser's averages of the surviving numbers go on.

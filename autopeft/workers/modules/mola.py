@@ -76,8 +76,14 @@ class Mola(AdditivePart):
         inner = inner.reshape(*x.shape[:-1], self.experts, self.rank) * gates.unsqueeze(-1)
         update: Tensor = self.scaling * self.lora_B(inner.flatten(-2))
         if self.training and torch.is_grad_enabled():
-            update = _Attached.apply(update, BALANCE * balance(probabilities, gates))
+            update = attach(update, BALANCE * balance(probabilities, gates))
         return update
+
+
+def attach(value: Tensor, loss: Tensor) -> Tensor:
+    """Return the value; whoever trains with it trains with the loss added."""
+    attached: Tensor = _Attached.apply(value, loss)  # type: ignore[no-untyped-call]
+    return attached
 
 
 def balance(probabilities: Tensor, gates: Tensor) -> Tensor:
@@ -101,7 +107,7 @@ class _Attached(torch.autograd.Function):
         return value.view_as(value)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         return gradient, torch.ones((), dtype=gradient.dtype, device=gradient.device)
 
 

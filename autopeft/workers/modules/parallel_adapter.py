@@ -15,8 +15,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from autopeft.workers.modules._blocks import BlockPart
+from autopeft.workers.modules._bottleneck import Bottleneck
 from autopeft.workers.modules._framework import BlockConfig, register_method
-from autopeft.workers.modules._layers import BlockPart, Bottleneck, Pool
+from autopeft.workers.modules._layers import Pool
 
 
 @dataclass

@@ -1,10 +1,10 @@
 """Sparse fine-tuning that moves its positions (SpIEL-AG).
 
 Ansell et al. 2024, arXiv 2401.16405, section 3 and algorithm 1. Of each weight ``k`` numbers train.
-Every so often the ``n`` of them that changed least are dropped, and ``n`` others are grown: those with
-the largest accumulated gradient. To hold no dense gradient, the ``k`` inactive numbers with the
-largest gradient in the first batch of a window become candidates, and only for them are gradients
-added up over the window (5 steps, as in the authors' code). ``n`` falls linearly to zero.
+Every so often the ``n`` of them that changed least are dropped, and ``n`` others are grown: those
+with the largest accumulated gradient. To hold no dense gradient, the ``k`` inactive numbers with
+the largest gradient in the first batch of a window become candidates, and only for them are
+gradients added up over the window (5 steps, as in the authors' code). ``n`` falls linearly to zero.
 
 Deviations: the first positions are drawn and not the outcome of a first window; a grown number
 takes over the optimiser's averages of the one it replaces, in place of averages made from the
@@ -84,7 +84,7 @@ class PruneRegrowPart(SparsePart):
 
     @torch.no_grad()
     def move(self, fraction: float) -> None:
-        """Drop the smallest ``fraction`` of the values, grow as many candidates, close the window."""
+        """Drop the smallest ``fraction`` of the values, grow as many, close the window."""
         count = round(fraction * len(self.values)) if int(self.state) > OPEN else 0
         if count:
             dropped = self.values.abs().topk(count, largest=False).indices

@@ -1,14 +1,14 @@
 """SAID: structure-aware intrinsic dimension.
 
-Aghajanyan et al. 2021, arXiv 2012.13255, section 3: one vector ``v`` of ``d`` numbers trains for the
-whole model, and each weight changes by its own fixed random projection of it, times a trained
+Aghajanyan et al. 2021, arXiv 2012.13255, section 3: one vector ``v`` of ``d`` numbers trains for
+the whole model, and each weight changes by its own fixed random projection of it, times a trained
 scale (the structure-aware form, equation 3)::
 
     W_i' = W_i + s_i P_i(v)
 
-``P`` is the Fastfood transform (Le, Sarlos and Smola 2013, equation 7): blocks of ``H G Q H B`` with
-Walsh-Hadamard matrices ``H``, random signs ``B``, permutations ``Q`` and normal numbers ``G``, as
-many as it takes to fill the weight, scaled so that ``P`` keeps lengths on average. It costs
+``P`` is the Fastfood transform (Le, Sarlos and Smola 2013, equation 7): blocks of ``H G Q H B``
+with Walsh-Hadamard matrices ``H``, random signs ``B``, permutations ``Q`` and normal numbers ``G``,
+as many as it takes to fill the weight, scaled so that ``P`` keeps lengths on average. It costs
 ``O(n log d)`` for a weight of ``n`` numbers. Signs, permutations and normal numbers follow from the
 path of the layer and ``seed``: they are drawn again wherever the adapter is loaded and never saved.
 

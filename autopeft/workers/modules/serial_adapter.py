@@ -25,8 +25,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from autopeft.workers.modules._blocks import BlockPart
+from autopeft.workers.modules._bottleneck import Bottleneck, Gate
 from autopeft.workers.modules._framework import BlockConfig, register_method
-from autopeft.workers.modules._layers import BlockPart, Bottleneck, Gate, Pool
+from autopeft.workers.modules._layers import Pool
 
 
 @dataclass

@@ -66,12 +66,13 @@ class SnellPart(WeightPart):
         """Return the shrunken kernel matrix."""
         rows, columns = learned
         first, second = torch.cdist(rows, columns)
-        dense = SCALE * (first - second)
+        dense: Tensor = SCALE * (first - second)
         if self.sparsity == 0:
             return dense
         sizes = dense.detach().abs()
         threshold = sizes.flatten().kthvalue(_num_dropped(sizes.numel(), self.sparsity)).values
-        return dense.sign() * (dense.abs() - threshold).relu()
+        shrunken: Tensor = dense.sign() * (dense.abs() - threshold).relu()
+        return shrunken
 
 
 def _num_dropped(size: int, sparsity: float) -> int:

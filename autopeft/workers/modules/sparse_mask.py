@@ -82,9 +82,10 @@ def drawn_positions(size: int, count: int) -> Tensor:
     """
     if 2 * count >= size:
         return integers(torch.randperm(size)[:count].sort().values, size)
-    found = torch.randint(size, (count,)).unique()
+    found = torch.unique(torch.randint(size, (count,)))
     while len(found) < count:
-        found = torch.cat([found, torch.randint(size, (2 * (count - len(found)),))]).unique()
+        more = torch.randint(size, (2 * (count - len(found)),))
+        found = torch.unique(torch.cat([found, more]))
     return integers(found[torch.randperm(len(found))[:count]].sort().values, size)
 
 
@@ -115,7 +116,7 @@ def _read(file: Path, path: str, size: int) -> Tensor:
     if path not in masks:
         raise ValueError(f"{file} holds no mask for {path}, but for {', '.join(list(masks)[:3])}")
     positions = masks[path]
-    if positions.numel() == 0 or positions.unique().numel() != positions.numel():
+    if positions.numel() == 0 or torch.unique(positions).numel() != positions.numel():
         raise ValueError(f"{file}: {path} needs at least one position, each once")
     if positions.is_floating_point() or int(positions.min()) < 0 or int(positions.max()) >= size:
         raise ValueError(f"{file}: {path} needs whole numbers from 0 to {size - 1}")
@@ -124,7 +125,7 @@ def _read(file: Path, path: str, size: int) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _masks(file: Path) -> dict[str, Tensor]:
-    with safe_open(file, framework="pt") as opened:  # type: ignore[no-untyped-call]
+    with safe_open(file, framework="pt") as opened:
         return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
 
 

@@ -6,8 +6,8 @@ matrices, one chosen by the first digit of row and column and one by the second:
 
     M[o_1 o_2, i_1 i_2] = trace(C_1[o_1, i_1] C_2[o_2, i_2])
 
-``T`` (``in x in``) starts as the identity: ``C_1[i, i] = I / r`` and ``C_2[i, i] = I``, zero elsewhere.
-``R`` starts at zero: its second core is.
+``T`` (``in x in``) starts as the identity: ``C_1[i, i] = I / r`` and ``C_2[i, i] = I``, zero
+elsewhere. ``R`` starts at zero: its second core is.
 
 Deviation: two cores for every width, its two factors that lie nearest each other.
 """

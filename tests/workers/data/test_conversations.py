@@ -12,6 +12,7 @@ from autopeft.workers.data import load_splits
 from autopeft.workers.data.conversations import question, read_conversation
 from autopeft.workers.data.table import Table
 from autopeft.workers.settings import DataSettings
+from autopeft.workers.tasks.base import infer_task
 from tests.workers.data.rows import write_jsonl
 
 USER = {"role": "user", "content": "hi"}
@@ -133,7 +134,7 @@ def test_a_conversation_without_an_answer_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"label": "x"}, r"data\.columns\.label is 'x', but task causal-lm has no labels"),
+        ({"label": "x"}, r"data\.columns\.label is 'x', which task causal-lm does not read"),
         ({"messages": "prompt", "text": "completion"}, "names messages and text; a language"),
         ({"prompt": "promt"}, "has no column 'promt', which data.columns.prompt names; did you"),
         ({"prompt": "completion"}, "cannot tell which columns are prompt and completion"),
@@ -144,6 +145,20 @@ def test_columns_that_do_not_go_together_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=message):
         load(tmp_path, PAIRS, columns=columns)
+
+
+def test_parquet_holds_messages(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(CHATS), tmp_path / "chats.parquet")
+    write_jsonl(tmp_path / "chats.jsonl", CHATS)
+    parquet, jsonl = (
+        load_splits(DataSettings(train=f"chats.{kind}"), base=tmp_path, seed=0, task="causal-lm")
+        for kind in ("parquet", "jsonl")
+    )
+
+    assert parquet.fingerprint == jsonl.fingerprint
 
 
 def test_csv_holds_prompts_but_no_messages(tmp_path: Path) -> None:
@@ -157,3 +172,51 @@ def test_csv_holds_prompts_but_no_messages(tmp_path: Path) -> None:
     (tmp_path / "chats.csv").write_text(f"messages,id\n{lines}\n", encoding="utf-8")
     with pytest.raises(DataError, match="holds a str; expected messages"):
         load_splits(DataSettings(train="chats.csv"), base=tmp_path, seed=0, task="causal-lm")
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "message"),
+    [
+        (
+            {"instruction": "a", "input": "b", "output": "c"},
+            {},
+            "the prompt may be in the column 'instruction' or 'input'",
+        ),
+        (
+            {"prompt": "a", "answer": "b", "target": "c"},
+            {},
+            "the completion may be in the column 'target' or 'answer'",
+        ),
+    ],
+)
+def test_of_two_columns_none_is_left_out_unasked(
+    tmp_path: Path, row: dict[str, str], columns: dict[str, str], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        load(tmp_path, [row] * 20, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("task", "columns", "message"),
+    [
+        ("classification", {"prompt": "prompt"}, "prompt is 'prompt', which a task with labels"),
+        ("seq2seq-lm", {"messages": "prompt"}, "messages is 'prompt', which task seq2seq-lm does"),
+    ],
+)
+def test_columns_of_other_tasks_are_refused(
+    tmp_path: Path, task: str, columns: dict[str, str], message: str
+) -> None:
+    write_jsonl(tmp_path / "train.jsonl", PAIRS)
+    data = DataSettings.model_validate({"train": "train.jsonl", "columns": columns})
+    with pytest.raises(DataError, match=message):
+        load_splits(data, base=tmp_path, seed=0, task=task)
+
+
+@pytest.mark.parametrize("rows", [PAIRS, CHATS])
+def test_rows_without_labels_are_for_a_language_model(
+    tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    splits = load_splits(DataSettings(train="train.jsonl"), base=tmp_path, seed=0, task="auto")
+
+    assert infer_task(splits) == "causal-lm"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from autopeft.search_spaces.configuration import Configuration
 from autopeft.search_spaces.targets import pattern_of, placed_sites
 from autopeft.workers.injection import adapter_tensors, fill_adapter, inject, trainable_parameters
 from autopeft.workers.modules import Around, Beside, dtype_of, parts_of, substituted, widths_of
+from autopeft.workers.modules.ssf import Ssf
 from tests.workers.modules.building import (
     base_of,
     draw,
@@ -282,7 +284,7 @@ def test_gradients_are_the_same_under_checkpointing(
 
     def gradients() -> dict[str, torch.Tensor]:
         model.zero_grad()
-        run(model, family).square().sum().backward()
+        torch.autograd.backward(run(model, family).square().sum())
         found = {name: p.grad for name, p in trainable_parameters(model).items()}
         return {name: g.clone() for name, g in found.items() if g is not None}
 
@@ -335,12 +337,8 @@ def test_parts_are_found_under_the_paths_of_the_model() -> None:
     model = injected(
         "bert", module_of("lora", shape_of("bert")), module_of("ssf", shape_of("bert"))
     )
-    from autopeft.workers.modules.ssf import Ssf
-
     placed = placed_sites(shape_of("bert"), ("q", "ffn_norm"), (0, 1))
     pattern = pattern_of(placed)
-    import re
-
     paths = [path for path, _ in parts_of(model, Ssf)]
     assert sum(bool(re.fullmatch(pattern, path)) for path in paths) == 4
     assert dtype_of(next(part for _, part in parts_of(model, Ssf))) == torch.float32

@@ -19,7 +19,7 @@ def test_new_type_is_a_member_like_the_others(member: PeftType) -> None:
     assert isinstance(member, PeftType)
     assert member.name == member.value == "MODULES_TEST_TYPE"
     assert PeftType("MODULES_TEST_TYPE") is PeftType["MODULES_TEST_TYPE"] is member
-    assert PeftType.MODULES_TEST_TYPE is member  # type: ignore[attr-defined]
+    assert PeftType.MODULES_TEST_TYPE is member
     assert member in PeftType
     assert member in list(PeftType)
     assert len(PeftType) == len(list(PeftType))

@@ -292,12 +292,26 @@ def spaces(format_: ListFormat = TableFormat.TABLE) -> None:
     run(format_.value)
 
 
-@_command(example="autopeft methods --format json")
-def methods(format_: ListFormat = TableFormat.TABLE) -> None:
-    """List the PEFT methods that can be searched."""
+@_command(example="autopeft methods --model Qwen/Qwen3-0.6B --task causal-lm")
+def methods(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Tell what is available on this base model, and why the rest is not.",
+            show_default=False,
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="TASK", help="What the model is for.", show_default=False),
+    ] = None,
+    format_: ListFormat = TableFormat.TABLE,
+) -> None:
+    """List the PEFT methods that can be searched: sizes, placement, tasks, where they run."""
     from autopeft.cli.catalogue import methods as run
 
-    run(format_.value)
+    run(format_.value, model=model, task=task)
 
 
 @_command(example="autopeft doctor")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from autopeft.records import ModelShape
+    from autopeft.search_spaces.method import Method
 
 
 def spaces(format_: str) -> None:
@@ -36,49 +40,134 @@ def spaces(format_: str) -> None:
     )
 
 
-def methods(format_: str) -> None:
-    """Print the methods as ``table`` or ``json``."""
+def methods(format_: str, model: str | None = None, task: str | None = None) -> None:
+    """Print the methods as ``table`` or ``json``.
+
+    Args:
+        format_: ``table`` or ``json``.
+        model: Name of a base model, as in a job file; tells what is available on it. Without
+            one, sizes are those on Llama-3.1-8B, or on BERT-base where that lacks something.
+        task: Task the model is for; by default causal-lm, or classification where the model
+            is no language model.
+    """
     from autopeft.search_spaces.method import METHODS, get_method
 
-    rows: list[dict[str, Any]] = []
-    for name in METHODS.names():
-        method = get_method(name)
-        rates = method.learning_rate
-        rows.append(
-            {
-                "name": name,
-                "title": method.title,
-                "family": method.family,
-                "paper": method.paper,
-                "saved_as": method.saved_as,
-                "is_mergeable": method.is_mergeable,
-                "is_placeable": method.is_placeable,
-                "is_combinable": method.is_combinable,
-                "learning_rate": {
-                    "low": rates.low,
-                    "default": rates.default,
-                    "high": rates.high,
-                },
-            }
-        )
+    shapes = _shapes(model, task)
+    rows = [_row(get_method(name), shapes, is_named=model is not None) for name in METHODS.names()]
     if format_ == "json":
         _print_json(rows)
         return
-    table = Table(title="PEFT methods", title_justify="left")
-    for heading in ("method", "title", "family", "merges", "layers", "learning rate", "paper"):
-        table.add_column(heading)
+    title = f"PEFT methods on {shapes[0].name}, {shapes[0].task}" if model else "PEFT methods"
+    table = Table(title=title, title_justify="left")
+    headings = ["method", "family", "parameters", "dims", "layers", "tasks", "deploys as", "saved"]
+    for heading in [*headings, "available" if model else "paper"]:
+        table.add_column(heading, overflow="fold")
     for row in rows:
-        rate = row["learning_rate"]
+        sizes = row["parameters"]
         table.add_row(
             row["name"],
-            row["title"],
             row["family"],
-            "yes" if row["is_mergeable"] else "no",
+            f"{_short(sizes['smallest'])} to {_short(sizes['largest'])}" if sizes else "-",
+            str(row["num_dimensions"]) if sizes else "-",
             "any" if row["is_placeable"] else "all",
-            f"{rate['low']:g} to {rate['high']:g}",
-            row["paper"],
+            ", ".join(row["tasks"]) or "any",
+            ", ".join(row["deployable"]) or "-",
+            row["saved_as"],
+            (row["unavailable"] or "yes") if model else row["paper"],
         )
     Console().print(table)
+    if not model:
+        typer.echo(f"Parameters are counted on {' or '.join(shape.name for shape in shapes)}.")
+
+
+def _row(method: Method, shapes: tuple[ModelShape, ...], *, is_named: bool) -> dict[str, Any]:
+    """Return everything there is to say of a method, on the first shape that it is offered on."""
+    from autopeft.search_spaces.extent import extent_of
+
+    offered = [shape for shape in shapes if method.unavailable(shape) is None]
+    shape = next(iter(offered), None)
+    extent = extent_of(method, shape) if shape else None
+    rates = method.learning_rate
+    return {
+        "name": method.name,
+        "title": method.title,
+        "family": method.family,
+        "paper": method.paper,
+        "num_dimensions": extent.num_dimensions if extent else 0,
+        "parameters": (
+            {"on": shape.name, "smallest": extent.smallest, "largest": extent.largest}
+            if extent and shape
+            else None
+        ),
+        "is_placeable": method.is_placeable,
+        "is_combinable": method.is_combinable,
+        "tasks": sorted(method.tasks or ()),
+        "is_mergeable": method.is_mergeable,
+        "deployable": _deployable(method, shape),
+        "saved_as": method.saved_as,
+        "learning_rate": {"low": rates.low, "default": rates.default, "high": rates.high},
+        "unavailable": (
+            None if shape else method.unavailable(shapes[0]) if is_named or not offered else None
+        ),
+    }
+
+
+def _deployable(method: Method, shape: ModelShape | None) -> list[str]:
+    """Return where a trained adapter can run."""
+    from autopeft.search_spaces.method import Deploy
+
+    if shape is None:
+        return []
+    ways: tuple[Deploy, ...] = ("merged", "peft", "vllm")
+    found = []
+    for way in ways:
+        try:
+            method.deploy_values(shape, way)
+        except ValueError:
+            continue
+        found.append(str(way))
+    return found
+
+
+def _shapes(model: str | None, task: str | None) -> tuple[ModelShape, ...]:
+    """Return the shape of a named model, or those of two well-known ones."""
+    from autopeft.search_spaces.extent import reference_shape
+
+    if model is None:
+        return reference_shape(is_decoder=True), reference_shape(is_decoder=False)
+    from pathlib import Path
+
+    from autopeft.errors import ModelError
+    from autopeft.workers.models import load_config, resolve_model
+    from autopeft.workers.settings import ModelSettings
+    from autopeft.workers.shapes import model_shape
+    from autopeft.workers.tasks.base import TASKS
+
+    source = resolve_model(ModelSettings.model_validate({"name": model}), Path.cwd())
+    problems: list[ModelError] = []
+    for name in (task,) if task else ("causal-lm", "classification"):
+        outputs = 2 if TASKS.get(name).has_head else 0
+        try:
+            config = load_config(source, outputs, None, name)
+            if not task and name == "causal-lm" and not _is_causal(config):
+                continue
+            return (model_shape(source, config, name),)
+        except ModelError as error:
+            problems.append(error)
+    raise problems[0]
+
+
+def _is_causal(config: Any) -> bool:
+    """Tell whether a model was published as a causal language model."""
+    return any("CausalLM" in name or "LMHead" in name for name in config.architectures or ())
+
+
+def _short(number: int) -> str:
+    """Write a count in three digits."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
 
 
 def _print_json(value: Any) -> None:

@@ -62,7 +62,7 @@ def _check_data(spec: JobSpec) -> str:
     if spec.data.name is not None:
         return f"not checked yet: {spec.data.name} is read when the search starts"
     from autopeft.service.preparation import split_objectives
-    from autopeft.workers.data import load_splits
+    from autopeft.workers.loading import load_splits
     from autopeft.workers.tasks.base import TASKS, infer_task
 
     splits = load_splits(spec.data, base=spec.base, seed=spec.seed, task=spec.task)

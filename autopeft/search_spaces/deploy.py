@@ -21,7 +21,7 @@ from typing import Any, get_args
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Module
 from autopeft.search_spaces.domains import domain_of
-from autopeft.search_spaces.method import Deploy, Dimension, Method
+from autopeft.search_spaces.method import Deploy, Dimension, Method, get_method
 from autopeft.search_spaces.targets import NOT_IN_ALL_LINEAR
 
 DEPLOYS: tuple[Deploy, ...] = get_args(Deploy)
@@ -67,6 +67,25 @@ def deployable(
             dimension = _restricted(dimension, kept)
         dimensions.append(dimension)
     return tuple(dimensions), cut
+
+
+def check_deployable(module: Module, shape: ModelShape, deploy: str | None) -> None:
+    """Make sure that one module can run so; None stands for anywhere.
+
+    Raises:
+        ValueError: it cannot, and why.
+    """
+    if deploy not in DEPLOYS:
+        return
+    method = get_method(module.method)
+    target = next(each for each in DEPLOYS if each == deploy)
+    for name, allowed in method.deploy_values(shape, target).items():
+        value = module.as_dict().get(name)
+        if not set(value if isinstance(value, tuple) else (value,)) <= set(allowed):
+            listed = ", ".join(map(_text, allowed))
+            raise ValueError(f"deploy: {deploy} takes a {name} of {listed}, it has {value}")
+    if deploy == "merged" and not method.can_merge(shape, module):
+        raise ValueError("it cannot be merged into the base weights")
 
 
 def _merging(

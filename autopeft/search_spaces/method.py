@@ -74,8 +74,8 @@ class Method(ABC):
     #: Names of what only one method of a configuration can have, such as ``prompt`` (the
     #: tokens in front of the text): methods that share one never stand together.
     exclusive: ClassVar[frozenset[str]] = frozenset()
-    #: Whether it reads the weight of the layer it is put on and so passes over any other method
-    #: that is there already: it is put on first, and only one such method stands in a
+    #: Whether it must be put on before any other method, because it refuses layers that carry
+    #: one, or reads their weight and so passes over it. Only one such method stands in a
     #: configuration.
     needs_bare_layers: ClassVar[bool] = False
     #: Dotted name of the file that registers config and layers with PEFT; None where they

@@ -67,11 +67,21 @@ class PartReader:
             return None
         reason = method.unavailable(self.shape)
         if reason is None:
+            before = len(self.problems)
             try:
                 found = self._dimensions(method)
-                return self._part(method, found, settings, where)
+                if is_optional and self.is_model_known:
+                    # A preset names what some models lack, such as biases of normalisations.
+                    have = {_PLACEMENT, _RATE, *(dimension.name for dimension in found)}
+                    settings = {key: settings[key] for key in settings if key in have}
+                part = self._part(method, found, settings, where)
             except ValueError as error:
                 reason = str(error)
+            else:
+                if part is not None or not (is_optional and self.is_model_known):
+                    return part
+                reason = self.problems[before].removeprefix(f"{where}.")
+                del self.problems[before:]
         if self.is_model_known:
             (self.notes if is_optional else self.problems).append(
                 f"{method.name} left out: {reason}"

@@ -12,7 +12,6 @@ from autopeft.records import ModelShape, SiteShape
 _PLACES = frozenset(
     {
         "target_modules",
-        "use_bdlora",
         "exclude_modules",
         "layers_to_transform",
         "layers_pattern",
@@ -37,6 +36,11 @@ _ASIDE = frozenset(
         "runtime_offload_base_weight",
         "save_projection",
         "task_type",
+        # AdaLoRA's schedule, which is the job's here.
+        "deltaT",
+        "orth_reg_weight",
+        "tfinal",
+        "tinit",
         "total_step",
     }
 )
@@ -102,7 +106,7 @@ def matched(
     """
     wanted = config.get("target_modules") if targets is None else targets
     excluded = config.get("exclude_modules")
-    found = []
+    found: list[tuple[SiteShape, tuple[int, ...]]] = []
     for site in candidates:
         if not site.is_in_layers:
             if _matches(wanted, site.path) and not _matches(excluded, site.path):
@@ -147,6 +151,8 @@ def check_fields(config: Mapping[str, Any], rebuilt: Mapping[str, Any]) -> None:
     for field, value in config.items():
         if field in _ASIDE or field in _PLACES or field.endswith(("dropout", "seed", "prng_key")):
             continue
+        if field == "use_bdlora" and field in rebuilt:
+            continue  # read in meaning: its patterns may be spelled in many ways
         if field in rebuilt:
             if not _equal(value, rebuilt[field]):
                 raise ValueError(f"{field} is {value!r}, which would become {rebuilt[field]!r}")

@@ -39,7 +39,7 @@ from autopeft.naming import did_you_mean
 from autopeft.records import ModelShape
 from autopeft.search_spaces.composition import MAX_METHODS, Combine, why_apart
 from autopeft.search_spaces.configuration import Module
-from autopeft.search_spaces.deploy import DEPLOYS
+from autopeft.search_spaces.deploy import DEPLOYS, check_deployable
 from autopeft.search_spaces.included import module_of
 from autopeft.search_spaces.method import METHODS, get_method
 from autopeft.search_spaces.part import LearningRates, Part
@@ -128,7 +128,7 @@ class _Reader:
                 self.problems.append(f"{key}: unknown key{did_you_mean(str(key), _KEYS)}")
         chosen = {key: self._choice(data, key) for key in _CHOICES}
         parts = self._parts(data, chosen)
-        included = self._included(data, parts)
+        included = self._included(data, parts, chosen["deploy"])
         if not parts and not self.problems and self.is_model_known:
             self.problems.append(f"methods: none of them can be used; {'; '.join(self.notes)}")
         if not parts:
@@ -234,7 +234,9 @@ class _Reader:
                 self.problems.append(f"methods.{name}: unknown key{hint}")
         return found
 
-    def _included(self, data: Mapping[str, Any], parts: list[Part]) -> list[Module]:
+    def _included(
+        self, data: Mapping[str, Any], parts: list[Part], deploy: str | None
+    ) -> list[Module]:
         """Return the published adapters, and make parts of those that no part reaches."""
         if data.get("include") is None:
             return []
@@ -243,6 +245,7 @@ class _Reader:
         for item in data["include"] if self.is_model_known else []:
             try:
                 module = module_of(item["config"], self.shape)
+                check_deployable(module, self.shape, deploy)
             except ValueError as error:
                 self.problems.append(f"include: {item['name']}: {error}")
                 continue

@@ -151,6 +151,7 @@ def confirm_job(
     from autopeft.workers.tasks.base import TASKS
 
     workbench = prepare(spec, scale=scale, score_on="test", on_phase=observer.on_phase)
+    spec = spec.model_copy(update={"training": workbench.training})
     if log.prepared is not None and log.prepared["fingerprint"] != workbench.prepared.fingerprint:
         raise JobFolderError(
             "the data changed since the search",

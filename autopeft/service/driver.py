@@ -159,6 +159,7 @@ def _work(spec: JobSpec, paths: JobFolder, store: Store, run: str, observer: Obs
 
     log = job_log.fold(store.read())
     workbench = prepare(spec, scale=log.scale, on_phase=observer.on_phase, kept_metric=paths.metric)
+    spec = spec.model_copy(update={"training": workbench.training})
     _record_prepared(workbench.prepared, store, run, log)
     if workbench.plan.generation is not None:
         keep_metric(workbench.plan.generation.metric, paths.metric)

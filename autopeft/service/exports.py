@@ -96,7 +96,7 @@ def _verified(
     from dataclasses import replace
 
     from autopeft.workers.checkpoints import VALIDATION_FILE
-    from autopeft.workers.data import load_splits
+    from autopeft.workers.loading import load_splits
     from autopeft.workers.models import resolve_model
     from autopeft.workers.verify import verify_export
 

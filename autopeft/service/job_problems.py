@@ -5,7 +5,8 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard, cast
+from types import UnionType
+from typing import Any, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -73,17 +74,18 @@ def key_paths(model: type[BaseModel], prefix: KeyPath = ()) -> Iterator[KeyPath]
     """Yield the path of every key a job can have, sections before what they hold."""
     for name, field in model.model_fields.items():
         yield (*prefix, name)
-        if _is_section(field.annotation):
-            yield from key_paths(field.annotation, (*prefix, name))
+        if (inner := _section_of(field.annotation)) is not None:
+            yield from key_paths(inner, (*prefix, name))
 
 
 def section(model: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
     """Return the model of the section at ``path``; None where it is no section."""
     for name in path:
         field = model.model_fields.get(name)
-        if field is None or not _is_section(field.annotation):
+        inner = None if field is None else _section_of(field.annotation)
+        if inner is None:
             return None
-        model = field.annotation
+        model = inner
     return model
 
 
@@ -103,8 +105,13 @@ def show(value: Any) -> str:
     return short.repr(value)
 
 
-def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the model of a section, also of one that may be left out; None for all else."""
+    choices = [choice for choice in get_args(annotation) if choice is not type(None)]
+    if isinstance(annotation, UnionType) and len(choices) == 1:
+        annotation = choices[0]
+    is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return annotation if is_section else None
 
 
 def _problem(found: Mapping[str, Any], model: type[BaseModel]) -> Problem:

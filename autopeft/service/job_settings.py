@@ -112,6 +112,7 @@ class JobSettings(Settings):
         description="Limits a trial must keep to be on the front, by cost or metric: "
         "{train_memory_bytes: {max: 8000000000}}.",
     )
+    training: TrainingSettings = Field(TrainingSettings(), description="How a trial is trained.")
     metric: str | None = Field(
         None,
         description="Score of generated answers for trials trained to the end: exact_match, "
@@ -125,7 +126,6 @@ class JobSettings(Settings):
         description="Measure how much a trained model forgets of general text; also measured "
         "where retention is an objective or a constraint.",
     )
-    training: TrainingSettings = Field(TrainingSettings(), description="How a trial is trained.")
     budget: BudgetSettings = Field(
         BudgetSettings(trials=24), description="When the job ends; default: 24 trials."
     )

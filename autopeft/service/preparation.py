@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from autopeft.workers.dataset import EncodedData
     from autopeft.workers.generation import GenerationPlan
     from autopeft.workers.memory import MemoryModel
+    from autopeft.workers.settings import TrainingSettings
     from autopeft.workers.worker import WorkerPlan
 
 #: Configurations drawn to find how cheap and how costly the space can be.
@@ -90,6 +91,7 @@ class Workbench:
         prepared: The recorded facts.
         plan: What every worker needs.
         max_tokens: Longer examples are truncated.
+        training: The job's training settings, epochs resolved to steps.
         space: Where to search.
         costs: Costs of many configurations, predicted quickly.
         exact_costs: Costs of one configuration, by exact accounting.
@@ -98,6 +100,7 @@ class Workbench:
     prepared: Prepared
     plan: WorkerPlan
     max_tokens: int
+    training: TrainingSettings
     space: SearchSpace
     costs: CostFunction
     exact_costs: Callable[[Configuration], Costs]
@@ -123,8 +126,9 @@ def prepare(
     Raises:
         AutopeftError: data, model or space do not fit the job.
     """
-    from autopeft.workers.data import encode_splits, load_splits
+    from autopeft.workers.data import encode_splits
     from autopeft.workers.data.chat import read_chat_template
+    from autopeft.workers.loading import load_splits
     from autopeft.workers.models import load_config, max_positions, resolve_model
     from autopeft.workers.pretraining.building import build_if_missing
     from autopeft.workers.processors import load_processor
@@ -165,13 +169,17 @@ def prepare(
     tokens, num_free_positions = _longest_batch(data, spec, config)
     if answers is not None and num_free_positions is not None:
         num_free_positions = min(num_free_positions, _positions_left(answers, config))
+    training = spec.training.resolved(len(data.train))
     shape = replace(
-        shape, num_free_positions=num_free_positions, uses_packing=spec.training.packing
+        shape,
+        num_free_positions=num_free_positions,
+        uses_packing=training.packing,
+        uses_gradient_checkpointing=training.gradient_checkpointing,
     )
     space = load_space(spec.space, shape, base=spec.base)
 
     on_phase("predicting memory")
-    costs = _Costs(spec, shape, space, config, tokens, task_name)
+    costs = _Costs(spec, shape, space, config, tokens, task_name, data)
     if scale is None:
         ends = (task.chance_score(encoding, metric, data), task.ideal_score(metric))
         scale = _find_scale(
@@ -210,6 +218,7 @@ def prepare(
         prepared=prepared,
         plan=plan,
         max_tokens=spec.training.max_tokens,
+        training=training,
         space=space,
         costs=costs.predict,
         exact_costs=costs.exact,
@@ -321,18 +330,21 @@ class _Costs:
         config: Any,
         tokens: int,
         task: str,
+        data: EncodedData,
     ) -> None:
-        from autopeft.workers.memory import MemoryModel
+        from autopeft.workers.memory import MemoryModel, longest_inputs, step_dtypes
 
         self._shape = shape
         self._space = space
         self._memory: MemoryModel = MemoryModel(
             config,
             shape,
-            batch_size=spec.training.batch_size,
+            batch_size=spec.training.micro_batch_size,
             tokens=tokens,
             task=task,
             device="cuda" if spec.workers.gpus else "cpu",
+            inputs=longest_inputs(data.train, spec.training.micro_batch_size, data.pad_token_id),
+            **step_dtypes(config, spec.model, spec.training.precision),
         )
 
     def predict(self, configurations: Sequence[Configuration]) -> list[Costs]:

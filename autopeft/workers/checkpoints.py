@@ -3,7 +3,9 @@
 A checkpoint is a folder ``trial-0003-step-00032``::
 
     adapter/                 as PEFT's save_pretrained writes it; for several methods at once
-                             adapter/<method>/ for each, and adapter/head.safetensors
+                             adapter/<method>/ for each, and adapter/head.safetensors;
+                             adapter/training.safetensors where training goes on from more
+                             than PEFT saves (the network of P-tuning)
     optimizer.safetensors    AdamW's moments, <parameter name>:<moment>
     validation.safetensors   outputs (n x num_outputs, float32) and labels (n) at that step
     generated.jsonl          answers, where the job scores them and this is the last step
@@ -36,7 +38,13 @@ from safetensors.torch import load_file, save_file
 from autopeft.errors import AutopeftError, JobFolderError
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration
-from autopeft.workers.injection import HEAD, adapter_name, adapter_tensors, fill_adapter
+from autopeft.workers.injection import (
+    HEAD,
+    TRAINING,
+    adapter_name,
+    adapter_tensors,
+    fill_adapter,
+)
 
 SCHEMA_VERSION = 1
 #: Outputs and labels of a checkpoint's measurement, inside its folder.
@@ -229,6 +237,9 @@ def load_adapter(model: Any, shape: ModelShape, checkpoint: Checkpoint) -> None:
 def _write_adapter(folder: Path, model: Any, shape: ModelShape) -> None:
     """Write the adapter as PEFT does, without a lookup of the base model on a network."""
     groups = adapter_tensors(model, shape.head_paths)
+    folder.mkdir(parents=True, exist_ok=True)
+    if training := groups.pop(TRAINING, {}):
+        save_file(_storable(training), folder / f"{TRAINING}.safetensors")
     if set(groups) == {""}:
         model.save_pretrained(folder, save_embedding_layers=False)
         _write_config_in_order(folder / _CONFIG)
@@ -266,9 +277,12 @@ def read_adapter(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
         OSError: a file is missing.
         SafetensorError: a file is damaged.
     """
+    training = folder / f"{TRAINING}.safetensors"
+    groups = {TRAINING: load_file(training)} if training.is_file() else {}
     if (folder / _WEIGHTS).is_file():
-        return {"": load_file(folder / _WEIGHTS)}
-    groups = {path.parent.name: load_file(path) for path in sorted(folder.glob(f"*/{_WEIGHTS}"))}
+        return {**groups, "": load_file(folder / _WEIGHTS)}
+    for path in sorted(folder.glob(f"*/{_WEIGHTS}")):
+        groups[path.parent.name] = load_file(path)
     return {**groups, HEAD: load_file(folder / f"{HEAD}.safetensors")}
 
 
@@ -301,7 +315,8 @@ def _damaged(folder: Path, reason: str) -> JobFolderError:
 
 
 def _storable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    # Cloned, because safetensors refuses tensors that layers share.
+    return {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
 
 
 def _files(folder: Path) -> list[str]:

@@ -130,7 +130,8 @@ class EncodedSplit:
         fields: Inputs of the model by the name of its forward argument. A field ``labels``
             stands here where there is a label for each token; it then is what a batch carries.
         labels: ``n`` class numbers (``int64``) or amounts (``float32``); for a language model
-            the trained tokens of each example (``int64``).
+            the trained tokens of each example (``int64``); for tagged words ``n x w`` tag
+            numbers.
         num_sequences: Sequences that make up an example: the choices of multiple choice, whose
             fields hold ``n * num_sequences`` of them, those of one example together.
         rows: ``n`` rows the examples were made of; None where every row is an example, in

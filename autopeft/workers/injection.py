@@ -48,7 +48,7 @@ _NO_TARGETS = "dummy-target-modules"
 _HEAD_ALONE = "none"
 _PEFT_PREFIX = "base_model.model."
 #: PEFT types of the methods with ``needs_bare_layers``.
-BARE_TYPES = ("HRA", "MISS", "SHIRA")
+BARE_TYPES = ("ADALORA", "HRA", "MISS", "SHIRA")
 #: What follows an adapter's name in a parameter's name.
 _RESTS = ("", ".weight")
 

@@ -52,12 +52,20 @@ class ImageProcessor:
         Raises:
             DataError: an image has another number of channels, or is no array of bytes.
         """
-        made = [self._one(np.asarray(image), number) for number, image in enumerate(images)]
-        pixels: NDArray[np.float32] = np.stack(made)
+        pixels = self.resized(images).astype(np.float32) / np.float32(255)
         mean, std = (np.asarray(x, np.float32).reshape(-1, 1, 1) for x in (self.mean, self.std))
-        return (pixels - mean) / std
+        made: NDArray[np.float32] = (pixels - mean) / std
+        return made
 
-    def _one(self, image: NDArray[Any], number: int) -> NDArray[np.float32]:
+    def resized(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """Return ``n x c x height x width`` bytes, rounded as Pillow does, not yet normalised.
+
+        Raises:
+            DataError: an image has another number of channels, or is no array of bytes.
+        """
+        return np.stack([self._one(np.asarray(image), n) for n, image in enumerate(images)])
+
+    def _one(self, image: NDArray[Any], number: int) -> NDArray[np.uint8]:
         if image.ndim == 2:
             image = image[:, :, None]
         if image.ndim != 3 or image.shape[2] not in (1, 3) or image.dtype != np.uint8:
@@ -67,13 +75,13 @@ class ImageProcessor:
             )
         if self.num_channels == 1 and image.shape[2] == 3:
             image = image.mean(axis=2, keepdims=True)
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
+        pixels = torch.from_numpy(np.array(image.transpose(2, 0, 1))).float()
         pixels = pixels.expand(self.num_channels, -1, -1)
         if tuple(pixels.shape[1:]) != (self.height, self.width):
             pixels = F.interpolate(
                 pixels[None], size=(self.height, self.width), mode="bilinear", antialias=True
-            )[0].clamp(0, 1)
-        made: NDArray[np.float32] = pixels.numpy()
+            )[0]
+        made: NDArray[np.uint8] = pixels.round().clamp(0, 255).byte().numpy()
         return made
 
     def save_pretrained(self, folder: Path | str) -> None:

@@ -41,6 +41,23 @@ class Columns(Settings):
     completion: str | None = Field(
         None, description="Column with what it is to write, or the target text."
     )
+    tokens: str | None = Field(None, description="Column with lists of words to be tagged.")
+    tags: str | None = Field(None, description="Column with lists of tags, one for each word.")
+    choices: str | None = Field(
+        None, description="Column with lists of answers, one of which is right."
+    )
+    question: str | None = Field(
+        None,
+        description="Column with what is asked about the text of a multiple choice; cause and "
+        "effect are written out.",
+    )
+    image: str | None = Field(
+        None, description="Column with pictures: pixels, encoded files, or paths of files."
+    )
+    audio: str | None = Field(
+        None, description="Column with recordings: 16-bit samples in base64, or WAV files."
+    )
+    sample_rate: str | None = Field(None, description="Column with samples per second.")
 
 
 class DataSettings(Settings):
@@ -62,6 +79,17 @@ class DataSettings(Settings):
         None,
         description="Writes conversations for a language model: chatml, plain, or a Jinja file; "
         "default: the tokenizer's own.",
+    )
+    label_names: tuple[str, ...] | None = Field(
+        None, description="Names of the labels (or tags) 0, 1, ..., where the data have numbers."
+    )
+    image_shape: tuple[PositiveInt, PositiveInt, Literal[1, 3]] | None = Field(
+        None,
+        description="Height, width and channels of pictures given as bytes of pixels; default: "
+        "square ones, as many bytes as there are.",
+    )
+    sample_rate: PositiveInt | None = Field(
+        None, description="Samples per second of recordings that do not say it themselves."
     )
     limit: RowLimits = RowLimits()
 

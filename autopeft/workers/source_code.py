@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import os
 import platform
 import sysconfig
 import warnings
@@ -108,9 +109,7 @@ def read_modules(
     skipped = _SKIPPED_FOLDERS
     if library == STANDARD_LIBRARY:
         skipped |= _SKIPPED_STANDARD
-    found = (path.relative_to(root) for path in root.rglob("*.py"))
-    modules = [path.as_posix() for path in found if not skipped & set(path.parts)]
-    modules = [module for module in modules if is_wanted(module)]
+    modules = [module for module in _python_files(root, skipped) if is_wanted(module)]
     for module in sorted(modules, key=lambda module: digest(seed, library, module)):
         try:
             source = (root / module).read_bytes()
@@ -142,6 +141,16 @@ def read_definitions(source: bytes, library: str, module: str) -> Iterator[Defin
         inside = f"{owner}.{node.name}" if isinstance(node, ast.ClassDef) else owner
         kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
         pending += [(child, inside) for child in node.body if isinstance(child, kinds)]
+
+
+def _python_files(root: Path, skipped: frozenset[str]) -> Iterator[str]:
+    """Yield the paths of modules below ``root``; skipped folders are not walked."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in skipped]
+        here = Path(folder).relative_to(root)
+        for name in files:
+            if name.endswith(".py") and name not in skipped:
+                yield (here / name).as_posix()
 
 
 def digest(seed: int, *parts: str) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from autopeft.errors import ExportError, JobFolderError
+from autopeft.errors import ExportError, JobFolderError, ModelError
 from autopeft.workers.assets import read_assets
 from autopeft.workers.checkpoints import read_adapter
 from autopeft.workers.dataset import Rows
@@ -27,6 +27,7 @@ from autopeft.workers.injection import (
 )
 from autopeft.workers.model_sources import ModelSource
 from autopeft.workers.models import auto_class, head_paths, lacking_modules, quiet_transformers
+from autopeft.workers.processors import load_processor
 from autopeft.workers.tasks.base import TASKS, EncodingSettings, Task
 from autopeft.workers.training import evaluate
 
@@ -175,16 +176,14 @@ def _predict(
     facts: Mapping[str, Any],
     batch_size: int,
 ) -> NDArray[np.float32]:
-    from transformers import AutoTokenizer
-
     try:
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ExportError(f"cannot load the tokenizer of {folder}: {reason}") from error
+        processor = load_processor(
+            ModelSource(location=str(folder), public_name=folder.name), model.config, task.modality
+        )
+    except ModelError as error:
+        raise ExportError(f"the export {folder}: {error.message}", hint=error.hint) from error
     settings = EncodingSettings(max_tokens=facts["max_tokens"])
-    split = task.encode(rows, labels, tokenizer, settings)
+    split = task.encode(rows, labels, processor, settings)
     pad_token_id = facts["padding"]["pad_token_id"]
     return evaluate(model, split, task, batch_size=batch_size, pad_token_id=pad_token_id)
 

@@ -125,6 +125,12 @@ class TestFiles:
         with pytest.raises(InvalidSpaceError, match=problem):
             read_included(str(path))
 
+    def test_what_cannot_be_deployed(self, odd: dict[str, Any], tmp_path: Path) -> None:
+        with pytest.raises(InvalidSpaceError, match="odd: deploy: vllm takes a rank of 1, 8, 16"):
+            load_space({**odd, "deploy": "vllm"}, SHAPE)
+        write(tmp_path / "odd", r=16)
+        assert "included:odd" in load_space({**odd, "deploy": "vllm"}, SHAPE).methods
+
     @pytest.mark.parametrize(
         ("changed", "problem"),
         [

@@ -238,7 +238,7 @@ class TestSitesLeftOut:
 class TestAvailability:
     def test_bias_only_needs_biases(self) -> None:
         reason = get_method("beft").unavailable(llama_shape())
-        assert reason == "llama offers no value for its sites"
+        assert reason == "the linear layers of llama have no biases"
 
     def test_prefix_needs_past_key_values(self) -> None:
         reason = get_method("prefix").unavailable(bert_shape(model_type="distilbert"))

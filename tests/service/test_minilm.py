@@ -13,7 +13,7 @@ import pytest
 
 import autopeft
 from autopeft.service.job_spec import JobSpec
-from autopeft.workers.data import load_splits
+from autopeft.workers.loading import load_splits
 from autopeft.workers.models import resolve_model
 from autopeft.workers.settings import ModelSettings
 

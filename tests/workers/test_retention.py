@@ -57,7 +57,7 @@ def test_a_file_without_the_column_is_refused(tmp_path: Path) -> None:
     write_texts(tmp_path, 3)
     with pytest.raises(DataError, match="has no column 'body'; it has text, other"):
         probe_of(tmp_path, data="general.jsonl", column="body")
-    with pytest.raises(DataError, match="column 'other' of general.jsonl holds no text"):
+    with pytest.raises(DataError, match=r"column 'other' of general\.jsonl holds no text"):
         probe_of(tmp_path, data="general.jsonl", column="other")
 
 

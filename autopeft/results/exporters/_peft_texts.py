@@ -75,7 +75,7 @@ def load(folder=Path(__file__).parent, base=None):
 
 def order(config):
     """Return when a method is put in: the same order as in training."""
-    is_late = config.peft_type not in ("HRA", "MISS", "SHIRA")  # these need bare layers
+    is_late = config.peft_type not in ("ADALORA", "HRA", "MISS", "SHIRA")  # these need bare layers
     return config.is_prompt_learning, is_late, getattr(config, "injection_order", 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 from autopeft.records import ModelShape, SiteShape
@@ -22,6 +23,11 @@ def numbers_in(site: SiteShape, *, has_bias: bool | None = None) -> int:
     if site.kind == "norm":
         return site.out_features * (2 if bias else 1)
     return site.in_features * site.out_features + (site.out_features if bias else 0)
+
+
+def numbers_in_parameter(site: SiteShape) -> int:
+    """Return the numbers in one layer's stacked weight."""
+    return site.in_features * site.out_features * math.prod(site.kernel_size)
 
 
 def num_parameters(placed: Placed) -> int:

@@ -99,7 +99,8 @@ class PerSite(Method):
         """Sum over sites and layers, and add what they share."""
         settings = module.as_dict()
         own = sum(
-            self.count(site, settings) * len(layers) for site, layers in placed_on(shape, module)
+            self.count(site, settings) * number_of(site, layers)
+            for site, layers in placed_on(shape, module)
         )
         return own + self.shared(shape, module)
 
@@ -107,7 +108,8 @@ class PerSite(Method):
         """Sum what each layer and all together put into the adapter file."""
         settings = module.as_dict()
         own = sum(
-            self.saved(site, settings) * len(layers) for site, layers in placed_on(shape, module)
+            self.saved(site, settings) * number_of(site, layers)
+            for site, layers in placed_on(shape, module)
         )
         return own + self.shared_saved(shape, module)
 
@@ -128,6 +130,13 @@ class PerSite(Method):
     ) -> Mapping[str, Setting]:
         """Return the settings that a config of PEFT means."""
         return {name: config[field] for name, field in self.same_fields.items()}
+
+    def normalised(self, shape: ModelShape, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a published config as this method would write it; by default as it is.
+
+        Overridden where a config can say the same in two ways.
+        """
+        return config
 
     def placed_by(
         self, shape: ModelShape, config: Mapping[str, Any], targets: Any = None
@@ -150,7 +159,7 @@ class PerSite(Method):
         names, layers = placement(method.placed_by(shape, config))
         settings = dict(method.settings_from_peft(shape, config))
         module = Module.of(cls.name, layers, **settings, sites=names)
-        check_fields(config, method.peft_config(shape, module))
+        check_fields(method.normalised(shape, config), method.peft_config(shape, module))
         return module
 
     def unavailable(self, shape: ModelShape) -> str | None:
@@ -163,6 +172,11 @@ class PerSite(Method):
                 f"PEFT's {self.title} does not take"
             )
         return super().unavailable(shape)
+
+
+def number_of(site: SiteShape, layers: tuple[int, ...]) -> int:
+    """Return how many modules a placed site is: one a layer, or the one outside the layers."""
+    return len(layers) if site.is_in_layers else 1
 
 
 def narrowest(sites: Iterable[SiteShape]) -> int:

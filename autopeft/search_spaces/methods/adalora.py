@@ -26,6 +26,7 @@ class Adalora(PerSite):
     title = "AdaLoRA"
     family = "low-rank"
     paper = "arXiv 2303.10512"
+    needs_bare_layers = True  # PEFT refuses it where another adapter is there already
     exclusive = frozenset({"LoRA layers"})  # PEFT keeps them in one kind of layer
     peft_type = "ADALORA"
     module_file = "autopeft.workers.modules.adalora"
@@ -45,16 +46,16 @@ class Adalora(PerSite):
 
     def count(self, site: SiteShape, settings: Mapping[str, Any]) -> int:
         """Count the factors and the diagonal at the first rank: pruned values stay as zeros."""
-        return first_rank(int(settings["rank"])) * (site.in_features + site.out_features + 1)
+        return first_rank(settings) * (site.in_features + site.out_features + 1)
 
     def saved(self, site: SiteShape, settings: Mapping[str, Any]) -> int:
         """Count also two moving averages of each triplet's importance."""
-        return self.count(site, settings) + 2 * first_rank(int(settings["rank"]))
+        return self.count(site, settings) + 2 * first_rank(settings)
 
     def arguments(self, shape: ModelShape, module: Module) -> Mapping[str, Any]:
         """Return both ranks and alpha; the schedule is not PEFT's, so its steps stay open."""
         settings: Mapping[str, Any] = module.as_dict()
-        first = first_rank(settings["rank"])
+        first = first_rank(settings)
         return {
             "init_r": first,
             "target_r": settings["rank"],
@@ -63,7 +64,20 @@ class Adalora(PerSite):
             "orth_reg_weight": 0.0,
         }
 
+    def settings_from_peft(self, shape: ModelShape, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the settings, the first rank among them."""
+        first = config["init_r"]
+        return {
+            "rank": config["target_r"],
+            "first_rank": first,
+            "alpha_ratio": config["lora_alpha"] / first,
+        }
 
-def first_rank(rank: int) -> int:
-    """Return the rank a matrix starts with: 1.5 times the one aimed at, as in the paper."""
-    return rank + rank // 2
+
+def first_rank(settings: Mapping[str, Any]) -> int:
+    """Return the rank a matrix starts with: 1.5 times the one aimed at, as in the paper.
+
+    A published adapter may say another one (``first_rank``).
+    """
+    rank = int(settings["rank"])
+    return int(settings.get("first_rank", rank + rank // 2))

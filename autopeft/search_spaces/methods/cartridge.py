@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Module, Setting
@@ -23,7 +23,7 @@ class Cartridge(KeyValuePrefix):
     title = "Cartridge"
     paper = "arXiv 2506.06266"
     peft_type = "CARTRIDGE"
-    lengths = (2, 4, 8, 16, 32, 64)
+    lengths: ClassVar[tuple[int, ...]] = (2, 4, 8, 16, 32, 64)
     # As for a prefix: the cache starts at random with unit variance.
     learning_rate = LearningRateRange(low=1e-3, default=1e-2, high=1e-1)
 

@@ -32,7 +32,7 @@ class Compacter(Method):
     def dimensions(self, shape: ModelShape) -> tuple[Dimension, ...]:
         """Return division, reduction and blocks."""
         width = shape.hidden_size
-        divisions = tuple(n for n in DIVISIONS if width % n == 0)
+        divisions = tuple(n for n in DIVISIONS if width % n == 0 and 4 * n <= width)
         reductions = tuple(r for r in REDUCTIONS if width // r >= max(divisions, default=1))
         return (
             Dimension(

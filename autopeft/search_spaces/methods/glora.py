@@ -15,7 +15,7 @@ RANKS = (1, 2, 4, 8, 16, 32)
 
 @METHODS.register("glora")
 class Glora(PerSite):
-    """Chavan et al. 2023 (equation 8 of arXiv 2306.07967): ``W + W A + B`` and ``b + W C + D b + E``.
+    """Chavan et al. 2023 (equation 8 of arXiv 2306.07967): ``W + W A + B``, ``b + W C + D b + E``.
 
     ``weight`` says what A and B are, ``prompt`` what C is, ``bias`` what D and E are. The last
     three exist only where the linear layer has a bias; the file holds zeros for what is absent.

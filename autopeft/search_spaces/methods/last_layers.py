@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from autopeft.records import ModelShape, SiteShape
 from autopeft.search_spaces.configuration import Module
 from autopeft.search_spaces.method import METHODS, Dimension, LearningRateRange, Method
-from autopeft.search_spaces.methods._in_full import in_layers, num_parameters
+from autopeft.search_spaces.methods._in_full import (
+    in_layers,
+    num_parameters,
+    numbers_in_parameter,
+)
 from autopeft.search_spaces.targets import pattern_of
 
 NUM_LAYERS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
@@ -18,8 +22,8 @@ NUM_LAYERS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 class LastLayers(Method):
     """Lee, Tang and Lin 2019: the last k layers train, those before stay frozen.
 
-    Every linear layer and normalisation of those layers trains, weights and biases. Stacked
-    experts and convolutions stay frozen. Behind an encoder the decoder's layers are the last.
+    Every linear layer and normalisation of those layers trains, weights and biases, and so do
+    stacked experts. Convolutions stay frozen. Behind an encoder the decoder's layers are the last.
     """
 
     name = "last-layers"
@@ -49,22 +53,41 @@ class LastLayers(Method):
 
     def num_parameters(self, shape: ModelShape, module: Module) -> int:
         """Count the numbers in those layers."""
-        return num_parameters(_placed(shape, module))
+        stacked = sum(
+            numbers_in_parameter(site) * len(layers)
+            for site, layers in _in_last(shape, module, _stacked(shape))
+        )
+        return stacked + num_parameters(_in_last(shape, module, in_layers(shape)))
 
     def peft_config(self, shape: ModelShape, module: Module) -> Mapping[str, Any]:
         """Return the arguments of the config."""
-        target = pattern_of(_placed(shape, module))
-        return {"peft_type": "AUTOPEFT_LAST_LAYERS", "target_modules": target}
+        owners = {site.path.rpartition(".")[0]: site for site in _stacked(shape)}
+        modules = [
+            SiteShape.from_json({**site.to_json(), "path": path}) for path, site in owners.items()
+        ]
+        names = {site.path.rpartition(".")[2] for site in _stacked(shape)}
+        return {
+            "peft_type": "AUTOPEFT_LAST_LAYERS",
+            "target_modules": pattern_of(_in_last(shape, module, (*in_layers(shape), *modules))),
+            "stacked": sorted(names),
+        }
 
     def can_merge(self, shape: ModelShape, module: Module) -> bool:
-        """Refuse where the weights are stored in four or eight bits."""
-        return shape.quantization is None
+        """Refuse quantised weights and stacked ones."""
+        return shape.quantization is None and not _stacked(shape)
 
 
-def _placed(shape: ModelShape, module: Module) -> Iterator[tuple[SiteShape, tuple[int, ...]]]:
+def _stacked(shape: ModelShape) -> list[SiteShape]:
+    return [site for site in shape.parameters if site.is_in_layers]
+
+
+def _in_last(
+    shape: ModelShape, module: Module, sites: Iterable[SiteShape]
+) -> Iterator[tuple[SiteShape, tuple[int, ...]]]:
+    """Yield those of ``sites`` that the last layers have, with these layers."""
     count = module["num_layers"]
     assert isinstance(count, int)
     last = range(shape.num_layers - count, shape.num_layers)
-    for site in in_layers(shape):
+    for site in sites:
         if layers := site.layers_among(last):
             yield site, layers

@@ -62,3 +62,8 @@ class LoraFa(PerSite):
         if deploy == "vllm":
             return vllm_lora_values(shape)
         return super().deploy_values(shape, deploy)
+
+    @classmethod
+    def from_peft_config(cls, shape: ModelShape, config: Mapping[str, Any]) -> Module:
+        """Refuse: no config says that A stays as it is, so each is read as LoRA."""
+        raise ValueError("its config is LoRA's own")

@@ -64,15 +64,18 @@ class Oft(PerSite):
         }
 
     def settings_from_peft(self, shape: ModelShape, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the settings; a number of blocks is read as their size."""
-        size = config.get("oft_block_size") or 0
-        if config.get("r"):
-            widths = {site.in_features for site, _ in self.placed_by(shape, config)}
-            if len(widths) != 1:
-                raise ValueError("it counts blocks on layers of several widths")
-            size = widths.pop() // config["r"]
+        """Return the settings."""
         return {
-            "block_size": size,
+            "block_size": self.normalised(shape, config)["oft_block_size"],
             "coft": config["coft"],
             "block_share": config["block_share"],
         }
+
+    def normalised(self, shape: ModelShape, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Write a number of blocks as their size."""
+        if not config.get("r"):
+            return config
+        widths = {site.in_features for site, _ in self.placed_by(shape, config)}
+        if len(widths) != 1:
+            raise ValueError("it counts blocks on layers of several widths")
+        return {**config, "r": 0, "oft_block_size": widths.pop() // int(config["r"])}

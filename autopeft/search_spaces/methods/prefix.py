@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Module, Setting
@@ -26,7 +26,7 @@ WITHOUT_PAST_KEY_VALUES = frozenset(
 class KeyValuePrefix(Prompt):
     """Keys and values of virtual tokens in every layer, handed over as a cache."""
 
-    lengths = PREFIX_LENGTHS
+    lengths: ClassVar[tuple[int, ...]] = PREFIX_LENGTHS
     length_name = "prefix_length"
     needs_argument = ""
 

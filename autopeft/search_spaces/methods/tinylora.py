@@ -57,7 +57,7 @@ class Tinylora(PerSite):
         layers = sum(len(layers) for _, layers in placed_on(shape, module))
         groups = max(1, round(layers * (1.0 - settings["tying"])))
         size = max(1, layers // groups)
-        return int(settings["size"]) * min(groups, -(-layers // size))
+        return int(settings["size"]) * min(int(groups), -(-layers // size))
 
     def saved(self, site: SiteShape, settings: Mapping[str, Any]) -> int:
         """Count the frozen factors and the random matrices."""

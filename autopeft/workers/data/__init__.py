@@ -1,8 +1,7 @@
-"""Data: read, split, limited, encoded and batched."""
+"""Data: read, split, encoded and batched."""
 
 from autopeft.workers.data.batches import batch_indices, collate, evaluation_batches
 from autopeft.workers.data.encoding import encode_splits
-from autopeft.workers.data.loading import fingerprint, load_splits
 from autopeft.workers.data.table import DataWarning
 
 __all__ = [
@@ -11,6 +10,4 @@ __all__ = [
     "collate",
     "encode_splits",
     "evaluation_batches",
-    "fingerprint",
-    "load_splits",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autopeft.errors import DataError
@@ -35,6 +35,12 @@ LABELS: tuple[str, ...] = (
     "label", "labels", "target", "class", "category", "intent", "sentiment", "score",
     "similarity", "similarity_score", "rating", "stars", "y",
 )  # fmt: skip
+
+#: Columns that say where an example came from; such a name may spell out the label, so they are
+#: read only where the user names them.
+PLACES = frozenset(
+    {"file", "files", "path", "paths", "filename", "file_name", "filepath", "file_path", "url"}
+)
 
 #: Columns of conversations, of what a language model is given, and of what it is to write.
 MESSAGES: tuple[str, ...] = ("messages", "conversations", "conversation", "chat", "dialogue")
@@ -73,16 +79,16 @@ def choose_columns(table: Table, wanted: Columns) -> ChosenColumns:
     """Return the columns the user named, and infer those not named.
 
     Names are compared without regard to case. A text pair is inferred before a single text; a
-    lone column of text is taken whatever its name.
+    lone column of text is taken whatever its name, except one of :data:`PLACES`.
 
     Raises:
         DataError: a named column does not exist, or the choice is not clear.
     """
-    _refuse(wanted, ("messages", "prompt", "completion"), "a task with labels")
+    refuse_all_but(wanted, ("text", "text_pair", "label"), "a task with labels")
     named = {"text": wanted.text, "text_pair": wanted.text_pair, "label": wanted.label}
     for role, name in named.items():
         if name is not None:
-            _check_exists(table, name, f"data.columns.{role}")
+            check_exists(table, name, f"data.columns.{role}")
     given = [name for name in named.values() if name is not None]
     if len(set(given)) < len(given):
         raise DataError(f"data.columns names one column twice: {', '.join(given)}", hint=_HINT)
@@ -115,14 +121,14 @@ def choose_messages(table: Table, wanted: Columns) -> ChosenColumns:
         DataError: a named column does not exist, some are named that do not go together, or
             none is found.
     """
-    _refuse(wanted, ("text_pair", "label"), "task causal-lm")
+    refuse_all_but(wanted, ("messages", "prompt", "completion", "text"), "task causal-lm")
     named = {
         role: name
         for role in ("messages", "prompt", "completion", "text")
         if (name := getattr(wanted, role)) is not None
     }
     for role, name in named.items():
-        _check_exists(table, name, f"data.columns.{role}")
+        check_exists(table, name, f"data.columns.{role}")
     if set(named) in ({"messages"}, {"text"}, {"prompt", "completion"}):
         return ChosenColumns(inputs=named, label=None)
     if set(named) in ({"prompt"}, {"completion"}):
@@ -149,19 +155,19 @@ def choose_prompts(table: Table, wanted: Columns) -> ChosenColumns:
     Raises:
         DataError: a named column does not exist, or the choice is not clear.
     """
-    _refuse(wanted, ("text", "text_pair", "label", "messages"), "task seq2seq-lm")
+    refuse_all_but(wanted, ("prompt", "completion"), "task seq2seq-lm")
     return _choose_pair(table, wanted)
 
 
 def _choose_pair(table: Table, wanted: Columns) -> ChosenColumns:
     for role in ("prompt", "completion"):
         if getattr(wanted, role) is not None:
-            _check_exists(table, getattr(wanted, role), f"data.columns.{role}")
+            check_exists(table, getattr(wanted, role), f"data.columns.{role}")
     pair = _find_pair(table, wanted.prompt, wanted.completion)
     if pair is None or pair["prompt"] == pair["completion"]:
         raise DataError(
             f"{table.origin}: cannot tell which columns are prompt and completion; it has "
-            f"{_list(table)}",
+            f"{list_columns(table)}",
             hint="name them in the job file: data: {columns: {prompt: ..., completion: ...}}",
         )
     return ChosenColumns(inputs=pair, label=None)
@@ -196,10 +202,11 @@ def _only(role: str, found: list[str], table: Table) -> str:
     return found[0]
 
 
-def _refuse(wanted: Columns, roles: tuple[str, ...], task: str) -> None:
-    for role in roles:
+def refuse_all_but(wanted: Columns, roles: Sequence[str], task: str) -> None:
+    """Raise ``DataError`` where the user named a column for a role that the task does not read."""
+    for role in type(wanted).model_fields:
         name = getattr(wanted, role)
-        if name is not None:
+        if name is not None and role not in roles:
             raise DataError(
                 f"data.columns.{role} is {name!r}, which {task} does not read",
                 hint="leave it out, or set the task it is meant for",
@@ -209,10 +216,11 @@ def _refuse(wanted: Columns, roles: tuple[str, ...], task: str) -> None:
 def check_columns(table: Table, columns: ChosenColumns) -> None:
     """Raise ``DataError`` unless another split has the columns chosen in training, too."""
     for name in columns.names:
-        _check_exists(table, name, "the training split")
+        check_exists(table, name, "the training split")
 
 
-def _check_exists(table: Table, name: str, who: str) -> None:
+def check_exists(table: Table, name: str, who: str) -> None:
+    """Raise ``DataError`` unless ``who`` names a column that is there."""
     if name not in table.columns:
         raise DataError(
             f"{table.origin}: has no column {name!r}, which {who} names"
@@ -238,7 +246,7 @@ def _infer_label(table: Table, taken: list[str]) -> str:
         if candidate in by_folded:
             return by_folded[candidate]
     raise DataError(
-        f"{table.origin}: cannot tell which column is the label; it has {_list(table)}, "
+        f"{table.origin}: cannot tell which column is the label; it has {list_columns(table)}, "
         f"expected one of {', '.join(LABELS)}",
         hint=_HINT,
     )
@@ -252,11 +260,14 @@ def _infer_text(table: Table, taken: list[str]) -> tuple[str, ...]:
     for candidate in SINGLES:
         if candidate in by_folded:
             return (by_folded[candidate],)
-    texts = [name for name in by_folded.values() if _is_text(table, name)]
+    texts = [
+        name for folded, name in by_folded.items() if folded not in PLACES and _is_text(table, name)
+    ]
     if len(texts) == 1:
         return (texts[0],)
     raise DataError(
-        f"{table.origin}: cannot tell which column is the text; it has {_list(table)}", hint=_HINT
+        f"{table.origin}: cannot tell which column is the text; it has {list_columns(table)}",
+        hint=_HINT,
     )
 
 
@@ -264,6 +275,7 @@ def _is_text(table: Table, name: str) -> bool:
     return all(isinstance(value, str) for value in table.columns[name][:100])
 
 
-def _list(table: Table) -> str:
+def list_columns(table: Table) -> str:
+    """Name the columns there are, for a message."""
     names = list(table.columns)
     return f"the columns {', '.join(names)}" if len(names) > 1 else f"only the column {names[0]}"

@@ -84,7 +84,10 @@ def _table(dataset: Any, origin: str) -> Table:
     columns: dict[str, list[Any]] = {name: dataset[name][:] for name in dataset.column_names}
     label_names: dict[str, tuple[str, ...]] = {}
     for name, feature in dataset.features.items():
+        # Tags are lists of labels: their names stand one level below.
         names = getattr(feature, "names", None)
+        if names is None:
+            names = getattr(getattr(feature, "feature", None), "names", None)
         if names is not None:
             label_names[name] = tuple(names)
             # The hub writes -1 for a label that is kept secret.

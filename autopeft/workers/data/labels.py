@@ -11,7 +11,7 @@ from typing import Any
 from autopeft.errors import DataError
 from autopeft.workers.data.table import Table
 from autopeft.workers.dataset import SplitName
-from autopeft.workers.tasks.metric_names import CLASSIFICATION, REGRESSION
+from autopeft.workers.task_names import CLASSIFICATION, REGRESSION
 
 #: So many different integers are classes whatever they are.
 FEW_CLASSES = 20

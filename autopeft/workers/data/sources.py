@@ -73,7 +73,8 @@ def _read_files(
     names = _names_beside(base / settings.train)
     if names is not None:
         train = tables["train"]
-        tables["train"] = replace(train, label_names=dict.fromkeys(train.columns, names))
+        for split, table in tables.items():
+            tables[split] = replace(table, label_names=dict.fromkeys(train.columns, names))
     return tables, {"source": "files", "files": given}
 
 

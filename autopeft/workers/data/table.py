@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autopeft.workers.data.media import MediaSettings
 
 
 class DataWarning(UserWarning):
@@ -20,7 +23,9 @@ class Table:
         origin: For messages: the file as the user wrote it, or the split of a hub data set.
         lines: Line of each row in its file; None where rows have no lines.
         is_typed: Whether numbers are numbers; False for CSV, where everything is text.
-        label_names: By column of integers: the names of 0, 1, ... where the source tells them.
+        label_names: By column of integers, or of lists of them: the names of 0, 1, ... where
+            the source or the job tells them.
+        media: What the job says about pictures and recordings.
     """
 
     columns: Mapping[str, list[Any]]
@@ -28,6 +33,7 @@ class Table:
     lines: list[int] | None = None
     is_typed: bool = True
     label_names: Mapping[str, tuple[str, ...]] | None = None
+    media: MediaSettings | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))

@@ -108,7 +108,7 @@ class ShallowModel:
     def _trained_weight(self) -> dict[int, Sizes]:
         """What is saved where one base weight of a layer trains, by layer."""
         model = self.bare
-        found = {}
+        found: dict[int, Sizes] = {}
         for stack in self.stacks:
             for layer in {stack.start, stack.top}:
                 weight = self.step.first_weight(model, layer)
@@ -137,6 +137,13 @@ class ShallowModel:
                 if stack.num_layers > 1 and self.layer_of(scope) == stack.top
             }
             for stack in self.stacks
+        )
+
+    @cached_property
+    def flow_labels(self) -> tuple[frozenset[Label], ...]:
+        """Names of all storages saved where one weight of a stack's first layer trains."""
+        return tuple(
+            frozenset(map(_plain_label, self._trained_weight[stack.start])) for stack in self.stacks
         )
 
     @cached_property
@@ -175,6 +182,10 @@ class ShallowModel:
     def stack_of(self, layer: int) -> int:
         """Return the place of the stack that a layer of the shallow model is in."""
         return next(place for place, stack in enumerate(self.stacks) if layer in stack)
+
+
+def _plain_label(label: Label) -> Label:
+    return (plain_path(label[0]), label[1])
 
 
 def plain_path(path: str) -> str:
@@ -386,10 +397,10 @@ class Accountant:
                 share = self._share(model, module.method, saved, through, own, place)
                 shares[place, group[1]] = share
         if _OUTSIDE in groups:
-            outside, from_outside = self._from_outside(model, module.method, groups)
-            for place, share in from_outside.items():
-                mine = shares.setdefault(place, LayerShare())
-                shares[place] = LayerShare(
+            outside, from_outside = self._from_outside(model, module, groups)
+            for where, share in from_outside.items():
+                mine = shares.get(where, LayerShare())
+                shares[where] = LayerShare(
                     low=mine.low,
                     extra={**mine.extra, **share.extra},
                     low_bytes=share.low_bytes,
@@ -423,7 +434,16 @@ class Accountant:
     ) -> LayerShare:
         """Return what is saved for the top layer of a stack, in the flow and besides it."""
         top = self._shallow.stacks[place].top
-        replaced = self._named({k: v for k, v in through.items() if k not in own})
+        flow = self._shallow.flow_labels[place]
+        replaced = self._named(
+            {
+                label: size
+                for label, size in through.items()
+                if label not in own
+                # What a layer takes in is made by the layer below it.
+                and (self._shallow.layer_of(label[0]) == top or _plain_label(label) in flow)
+            }
+        )
         low: dict[Any, int] = {}
         extra: dict[Any, int] = {}
         for label, size in {**own, **saved}.items():
@@ -459,12 +479,7 @@ class Accountant:
         self, module: Module, source: Source, place: int, names: frozenset[str]
     ) -> LayerShare:
         """Return what one source saves where no other carries the method."""
-        settings = {
-            name: (source,) if isinstance(value, tuple) and source in value else value
-            for name, value in module.settings
-        }
-        alone = Module.of(module.method, module.layers, **settings)
-        model = self._build(alone)
+        model = self._build(_restricted(module, source))
         groups = self._groups(model, names)
         through = self._through(model, groups, place)
         own = self._own(through, place, names)
@@ -490,7 +505,7 @@ class Accountant:
         here = [label for label in through if shallow.layer_of(label[0]) == top]
         # Where a storage of the base model is still there, it stands for itself.
         base = shallow.flow_sizes[place]
-        here.sort(key=lambda label: ((plain_path(label[0]), label[1]) not in base, label))
+        here.sort(key=lambda label: (_plain_label(label) not in base, label))
         for label in here:
             key = (self._source_of(label[0], top, names), through[label])
             if left[key] > 0:
@@ -500,20 +515,20 @@ class Accountant:
         return own
 
     def _enters_below(self, module: Module) -> bool:
-        """Tell whether parameters outside the layers send gradients through all of them.
+        """Tell whether gradients go through layers below all those that carry the module.
 
-        Found with the module on the top layer alone, where it can stand there.
+        Found with the module on the top layer alone; one that cannot stand there is on all.
         """
         shallow = self._shallow
         stack = shallow.stacks[-1]
         if not get_method(module.method).is_placeable or stack.num_layers == 1:
-            return True
+            return False
         alone = Module(method=module.method, layers=(stack.top,), settings=module.settings)
         layers, _ = shallow.split(self.sizes(alone))
         return sum(layers.get(stack.start, {}).values()) > shallow.flow[-1] / 2
 
     def _from_outside(
-        self, model: Any, method: str, groups: _Groups
+        self, model: Any, module: Module, groups: _Groups
     ) -> tuple[int, dict[Place, LayerShare]]:
         """Return what parameters of no layer save outside the layers and in each layer.
 
@@ -521,21 +536,33 @@ class Accountant:
         """
         shallow = self._shallow
         layers, outside = shallow.split(self._saved(model, groups, {_OUTSIDE}))
-        shares = {}
-        first: int | None = None
-        for place, stack in enumerate(shallow.stacks):
-            bottom, top = (sum(layers.get(n, {}).values()) for n in (stack.start, stack.top))
-            if top < shallow.flow[place] / 2:
-                continue  # gradients stop above this stack
-            first = place if first is None else first
-            rest = max(0, top - shallow.flow[place])
-            shares[place, ""] = LayerShare(
-                low_bytes=min(bottom, shallow.flow[place]),
-                extra={(method, "outside"): rest} if rest else {},
-            )
+        shares = self._within_layers(layers, (module.method, ""), "")
+        sources = sorted({name for _, v in module.settings if isinstance(v, tuple) for name in v})
+        if shares and len(sources) > 1:
+            for source in sources:
+                sizes, _ = shallow.split(self.sizes(_restricted(module, source)))
+                shares |= self._within_layers(sizes, (module.method, source), source)
+            for place in [place for place, source in shares if not source]:
+                shares[place, ""] = LayerShare(low_bytes=shares[place, ""].low_bytes)
+        first = min((place for place, _ in shares), default=None)
         tail = 0 if first is None else shallow.tail[first]
         head = sum(shallow.head_only.values())
         return max(0, sum(outside.values()) - head - tail), shares
+
+    def _within_layers(
+        self, layers: Mapping[int, Mapping[Label, int]], label: Any, source: Source
+    ) -> dict[Place, LayerShare]:
+        """Return what is saved in the layers of each stack that gradients flow through."""
+        shares = {}
+        for place, stack in enumerate(self._shallow.stacks):
+            bottom, top = (sum(layers.get(n, {}).values()) for n in (stack.start, stack.top))
+            flow = self._shallow.flow[place]
+            if top >= flow / 2:
+                rest = max(0, top - flow)
+                shares[place, source] = LayerShare(
+                    low_bytes=min(bottom, flow), extra={label: rest} if rest else {}
+                )
+        return shares
 
     def _saved(
         self,
@@ -587,10 +614,10 @@ class Accountant:
 
         for (scope, _), num_bytes in sizes.items():
             add(scope, 0, num_bytes)
-        for name, num_bytes in shallow.step.frozen_bytes(model):
-            add(name, 1, num_bytes)
-        for name, num_bytes in shallow.step.frozen_bytes(shallow.bare):
-            add(name, 1, -num_bytes)
+        for name, frozen in shallow.step.frozen_bytes(model):
+            add(name, 1, frozen)
+        for name, frozen in shallow.step.frozen_bytes(shallow.bare):
+            add(name, 1, -frozen)
         return total
 
     def _growth(
@@ -646,6 +673,15 @@ class Accountant:
             for place in {*found, *corner}
         }
         return {place: amount for place, amount in more.items() if amount.any()}
+
+
+def _restricted(module: Module, source: Source) -> Module:
+    """Return a module on one of its sites."""
+    settings = {
+        name: (source,) if isinstance(value, tuple) and source in value else value
+        for name, value in module.settings
+    }
+    return Module.of(module.method, module.layers, **settings)
 
 
 def is_numeric(dimension: Dimension) -> bool:

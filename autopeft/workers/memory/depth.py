@@ -80,14 +80,15 @@ def cut_shape(shape: ModelShape) -> ModelShape:
         return replace(site, first_layer=after.start, layers=layers)
 
     names = [name for name, _ in shape.stacks]
+    groups: dict[str, Any] = {
+        group: tuple(moved(site) for site in getattr(shape, group))
+        for group in ("sites", "norms", "embeddings", "blocks", "convolutions", "parameters")
+    }
     return replace(
         shape,
         num_layers=sum(sizes),
         stacks=tuple(zip(names, sizes, strict=True)) if names else (),
-        **{
-            group: tuple(moved(site) for site in getattr(shape, group))
-            for group in ("sites", "norms", "embeddings", "blocks", "convolutions", "parameters")
-        },
+        **groups,
     )
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from autopeft.workers.data.batches import collate
+from autopeft.workers.dataset import EncodedSplit
 from autopeft.workers.tasks.base import Task
 
 #: Choices of an example where the data have not told.
@@ -35,6 +37,12 @@ def inputs_of(batch: Mapping[str, NDArray[Any]]) -> dict[str, Input]:
         name: Input(shape=tuple(array.shape), dtype=str(np.asarray(array).dtype))
         for name, array in batch.items()
     }
+
+
+def longest_inputs(split: EncodedSplit, batch_size: int, pad_token_id: int) -> dict[str, Input]:
+    """Return what a batch of a split's longest examples looks like."""
+    longest = np.argsort(-split.lengths, kind="stable")[:batch_size].astype(np.int64)
+    return inputs_of(collate(split, longest, pad_token_id))
 
 
 def meta_batch(inputs: Mapping[str, Input]) -> dict[str, torch.Tensor]:

@@ -98,7 +98,7 @@ class MemoryModel:
         """
         self._shape = shape
         self._dtype = dtype
-        self._is_autocast = weight_dtype is not None and weight_dtype != dtype
+        self._is_autocast = weight_dtype not in (None, dtype) and shape.quantization is None
         self._step = TrainingStep(
             config=config,
             shape=shape,

@@ -82,21 +82,19 @@ class Predictor:
                 step = self._shallow.step
                 return step.frozen_forward_bytes(), step.transient_bytes()
             except Exception:  # the backward pass may fail where the forward pass did not
-                pass
-        width = max((site.in_features + site.out_features for site in self._shape.sites), default=0)
-        return (self._bytes_of(width),) * 2
+                return (self._bytes_of(self._widest),) * 2
+        return (self._bytes_of(self._widest),) * 2
+
+    @property
+    def _widest(self) -> int:
+        """Width of what the widest linear layer takes in and gives out."""
+        return max((site.in_features + site.out_features for site in self._shape.sites), default=0)
 
     @cached_property
     def layer_output_bytes(self) -> int:
         """Bytes of what one layer hands to the next."""
-        if self._shallow is not None:
-            try:
-                return self._shallow.step.layer_output_bytes or self._bytes_of(
-                    self._shape.hidden_size
-                )
-            except Exception:
-                pass
-        return self._bytes_of(self._shape.hidden_size)
+        found = 0 if self._shallow is None else self._shallow.step.layer_output_bytes
+        return found or self._bytes_of(self._shape.hidden_size)
 
     def add_up(self, modules: tuple[Module, ...]) -> Sum:
         """Return what a configuration saves."""
@@ -111,14 +109,14 @@ class Predictor:
             if account.reach is Reach.NOTHING:
                 continue
             if account.reach is Reach.EVERYTHING:
-                lowest = 0
+                lowest = -1
             for layer in module.layers:
                 by_layer.setdefault(layer, []).append((module, account))
                 lowest = layer if lowest is None else min(lowest, layer)
         layers = [0.0] * self._shape.num_layers
         if lowest is not None:
             known: dict[tuple[Any, ...], tuple[float, float]] = {}
-            for layer in range(lowest, self._shape.num_layers):
+            for layer in range(max(lowest, 0), self._shape.num_layers):
                 stack = self._stack_of(layer)
                 here = by_layer.get(layer, [])
                 key = (stack, layer == lowest, *(module.method for module, _ in here))
@@ -126,7 +124,7 @@ class Predictor:
                     known[key] = self._layer(stack, here, is_lowest=layer == lowest)
                 layers[layer] = known[key][0]
                 resident += known[key][1]
-            outside += self._tail(self._stack_of(lowest))
+            outside += self._tail(self._stack_of(max(lowest, 0)))
         return Sum(
             outside=outside,
             layers=tuple(layers),
@@ -163,12 +161,12 @@ class Predictor:
         return self._accounts[variant]
 
     def _new_account(self, method: str, settings: _Settings) -> Account:
-        if self._accountant is not None:
-            try:
-                return self._accountant.account(method, dict(settings))
-            except Exception:  # whatever a method does that has no answer on the meta device
-                pass
-        return self._approximate(method)
+        if self._accountant is None:
+            return self._approximate(method)
+        try:
+            return self._accountant.account(method, dict(settings))
+        except Exception:  # whatever a method does that has no answer on the meta device
+            return self._approximate(method)
 
     @cached_property
     def _accountant(self) -> Accountant | None:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -17,6 +17,7 @@ from autopeft.workers.memory.accounting import Label, LiveBytes, SavedStorages, 
 from autopeft.workers.memory.depth import cut_config, cut_shape, layer_of, layer_prefixes
 from autopeft.workers.memory.inputs import Input, default_inputs, meta_batch
 from autopeft.workers.memory.kernels import Device, use_kernels_of
+from autopeft.workers.settings import ModelSettings, Precision
 from autopeft.workers.shapes import meta_model
 from autopeft.workers.tasks.base import TASKS
 
@@ -25,6 +26,33 @@ SPARE_POSITIONS = 128
 #: Bytes of a frozen weight: a number of 4 or 8 bits, and a float32 scale for each 64 (bitsandbytes'
 #: NF4 blocks), or for each row, which is next to nothing.
 _QUANTIZED_BYTES = {"4bit": 0.5 + 4 / 64, "8bit": 1.0}
+
+
+class StepDtypes(TypedDict):
+    """Types of a training step: of what the frozen part computes, and of its stored weights."""
+
+    dtype: torch.dtype
+    weight_dtype: torch.dtype | None
+
+
+def step_dtypes(config: Any, settings: ModelSettings, precision: Precision) -> StepDtypes:
+    """Return the types a job trains with.
+
+    Args:
+        config: transformers config of the model; its ``dtype`` is the checkpoint's own.
+        settings: What the job says about its model.
+        precision: What it says about training.
+    """
+    stored = getattr(config, "dtype", None) if settings.dtype == "auto" else settings.dtype
+    if isinstance(stored, str):
+        stored = getattr(torch, stored)
+    weights = stored if isinstance(stored, torch.dtype) else torch.float32
+    if precision == "auto":
+        is_small = settings.quantization is not None or weights.itemsize < 4
+        precision = "bfloat16" if is_small else "float32"
+    if precision == "bfloat16":
+        return {"dtype": torch.bfloat16, "weight_dtype": weights}
+    return {"dtype": weights, "weight_dtype": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,13 +145,14 @@ class TrainingStep:
     def first_weight(self, model: Any, layer: int) -> torch.nn.Parameter:
         """Return the frozen weight nearest to the input of a layer."""
         prefixes = layer_prefixes(self.shape)
-        return next(
+        first: torch.nn.Parameter = next(
             parameter
             for name, parameter in model.named_parameters()
             if layer_of(name, prefixes) == layer
             and not parameter.requires_grad
             and parameter.ndim >= 2
         )
+        return first
 
     def frozen_bytes(self, model: Any) -> Iterator[tuple[str, float]]:
         """Yield name and bytes of everything resident that does not train."""

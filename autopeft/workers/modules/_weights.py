@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from autopeft.workers.modules._layers import Part
+from autopeft.workers.modules._layers import Part, widths_of
 
 Tensor = torch.Tensor
 
@@ -72,8 +72,20 @@ def weight_of(layer: nn.Module) -> Tensor:
 
 
 def shape_of(layer: nn.Module) -> tuple[int, ...]:
-    """Return the shape of :func:`weight_of`."""
-    return tuple(weight_of(layer).shape)
+    """Return the shape of :func:`weight_of`, of a quantised layer what it stands for."""
+    weight = weight_of(layer)
+    if weight.ndim != 2:
+        return tuple(weight.shape)
+    in_features, out_features = widths_of(layer)
+    return out_features, in_features
+
+
+def start_device(layer: nn.Module) -> str:
+    """Return where the start of a part is made: on the CPU, or nowhere for a layer of shapes.
+
+    What is as large as a weight takes seconds to write for a large model.
+    """
+    return "meta" if weight_of(layer).is_meta else "cpu"
 
 
 def applied(layer: nn.Module, x: Tensor, change: Tensor) -> Tensor:

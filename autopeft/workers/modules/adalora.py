@@ -46,9 +46,8 @@ def on_step(model: Any, step: int, num_steps: int) -> None:
             continue
         kept = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
         kept[scores.topk(budget).indices] = True
-        for layer, mask in zip(
-            layers, kept.split([len(layer.lora_E[adapter]) for layer in layers]), strict=True
-        ):
+        sizes = [len(layer.lora_E[adapter]) for layer in layers]
+        for layer, mask in zip(layers, torch.split(kept, sizes), strict=True):
             layer.lora_E[adapter].data.masked_fill_(~mask[:, None], 0.0)
 
 
@@ -84,7 +83,8 @@ def _update(layer: Any, adapter: str) -> torch.Tensor:
     uncertainty = layer.lora_uncertainty[adapter]
     importance.mul_(SMOOTHING).add_(score, alpha=1.0 - SMOOTHING)
     uncertainty.mul_(SMOOTHING).add_((score - importance).abs(), alpha=1.0 - SMOOTHING)
-    return importance * uncertainty
+    ranked: torch.Tensor = importance * uncertainty
+    return ranked
 
 
 def _adapters(model: Any) -> list[str]:

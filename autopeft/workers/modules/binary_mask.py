@@ -22,7 +22,7 @@ from torch import nn
 
 from autopeft.workers.modules._framework import MethodConfig, register_method
 from autopeft.workers.modules._layers import Pool
-from autopeft.workers.modules._weights import WeightPart, shape_of, weight_of
+from autopeft.workers.modules._weights import WeightPart, shape_of, start_device, weight_of
 
 Tensor = torch.Tensor
 
@@ -43,7 +43,8 @@ class BinaryMaskPart(WeightPart):
 
     def __init__(self, base: nn.Module, config: BinaryMaskConfig, path: str, pool: Pool) -> None:
         super().__init__(base)
-        self.scores = nn.Parameter(config.spread * torch.rand(shape_of(base)))
+        drawn = torch.rand(shape_of(base), device=start_device(base))
+        self.scores = nn.Parameter(config.spread * drawn)
 
     def change(self, *learned: Tensor) -> Tensor:
         """Return ``W * ([m >= 0] - 1)``."""

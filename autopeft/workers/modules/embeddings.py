@@ -8,16 +8,18 @@ token embedding, both add the same trained matrix, as training the tied matrix w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.nn import functional
 
 from autopeft.workers.modules._framework import MethodConfig, MethodTuner, register_method
 from autopeft.workers.modules._layers import Part, Pool
+from autopeft.workers.modules._weights import start_device
 
 Tensor = torch.Tensor
 
@@ -41,9 +43,9 @@ class OutputConfig(MethodConfig):
 class Table(nn.Module):
     """A trained matrix of ``rows x width`` that starts at zero."""
 
-    def __init__(self, rows: int, width: int) -> None:
+    def __init__(self, rows: int, width: int, device: str) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(rows, width))
+        self.weight = nn.Parameter(torch.zeros(rows, width, device=device))
 
 
 class TablePart(Part):
@@ -59,7 +61,7 @@ class TablePart(Part):
         scale: Any = getattr(base, "scalar_embed_scale", getattr(base, "embed_scale", 1.0))
         self.scale = float(scale)
         # A tied output layer has the very parameter of the token embedding.
-        self.share("table", pool, id(weight), lambda: Table(*weight.shape))
+        self.share("table", pool, id(weight), lambda: Table(*weight.shape, start_device(base)))
 
     def forward(self, base: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the rows, or the logits, of the sum of the old matrix and the difference."""
@@ -82,11 +84,7 @@ class TableTuner(MethodTuner):
 
     def _pre_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
         super()._pre_injection_hook(model, config, adapter_name)
-        tables = {
-            path: module
-            for path, module in model.named_modules()
-            if isinstance(module, nn.Embedding)
-        }
+        tables = dict(_embeddings(model))
         paths = [path for path in tables if re.fullmatch(config.target_modules or "", path)]
         matrices = {id(tables[path].weight) for path in paths}
         # Encoder and decoder may look up the same matrix in two layers.
@@ -94,6 +92,14 @@ class TableTuner(MethodTuner):
         if getattr(config, "output", True):
             paths.append(_output_path(model))
         config.target_modules = "|".join(f"(?:{re.escape(path)})" for path in paths)
+
+
+def _embeddings(model: nn.Module) -> Iterator[tuple[str, nn.Embedding]]:
+    """Yield each embedding, also where adapters of other methods stand around it."""
+    for path, module in model.named_modules():
+        layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        if isinstance(layer, nn.Embedding) and "base_layer" not in path:
+            yield path, layer
 
 
 def _output_path(model: Any) -> str:

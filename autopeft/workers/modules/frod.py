@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
+from peft.tuners.frod.layer import FrodLayer
 from torch.overrides import TorchFunctionMode
 
 
@@ -31,3 +33,23 @@ class _StayOnMeta(TorchFunctionMode):
             if len(args) == 1 and not kwargs:
                 return args[0]
         return func(*args, **kwargs)
+
+
+def prepare(model: Any, adapter: str) -> None:
+    """Let layers without numbers do without the sparse product, which has no such kernel."""
+    for layer in model.modules():
+        if not isinstance(layer, FrodLayer) or adapter not in layer.frod_lambda_l:
+            continue
+        if layer.frod_lambda_l[adapter].is_meta:
+            layer._get_frod_tensors = partial(_tensors, layer)
+            layer._sparse_activation_mm = _scaled
+
+
+def _tensors(layer: Any, adapter: str, **kwargs: Any) -> tuple[torch.Tensor, ...]:
+    values = layer.frod_lambda_s_values[adapter]
+    shared = (each.to("meta") for each in (layer.frod_U[adapter], layer.frod_V[adapter]))
+    return (*shared, values, layer.frod_lambda_l[adapter])
+
+
+def _scaled(inputs: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return inputs * values.sum()

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from autopeft.workers.modules._framework import MethodConfig, register_method
 from autopeft.workers.modules._layers import Part, Pool, substituted
@@ -35,7 +36,14 @@ class NormsConfig(MethodConfig):
 
 @dataclass
 class LastLayersConfig(MethodConfig):
-    """Config of training the last layers in full."""
+    """Config of training the last layers in full.
+
+    Attributes:
+        stacked: Names of the parameters that train of modules that are no layers of their own,
+            such as a mixture's experts.
+    """
+
+    stacked: list[str] = field(default_factory=list, metadata={"help": "Stacked parameters."})
 
 
 @dataclass
@@ -44,26 +52,31 @@ class HalfConfig(MethodConfig):
 
 
 class FullPart(Part):
-    """Differences to the weight and the bias of a linear layer or a normalisation."""
+    """Differences to the weight and the bias of a linear layer, or another layer's parameters."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
 
     def __init__(self, base: nn.Module, config: MethodConfig, path: str, pool: Pool) -> None:
         super().__init__()
         self.__dict__["layer"] = base
-        self.weight = nn.Parameter(torch.zeros(shape_of(base)))
-        bias: Any = getattr(base, "bias", None)
-        if bias is not None and getattr(config, "train_bias", True):
-            self.bias = nn.Parameter(torch.zeros(bias.shape))
+        self.is_linear = isinstance(base, nn.Linear | Conv1D)
+        for name, parameter in base.named_parameters(recurse=False):
+            is_vector = name == "bias" and getattr(config, "train_bias", True)
+            if name == "weight" or is_vector or name in getattr(config, "stacked", ()):
+                size = shape_of(base) if self.is_linear and name == "weight" else parameter.shape
+                zeros = torch.zeros(size, device=parameter.device if parameter.is_meta else "cpu")
+                self.register_parameter(name, nn.Parameter(zeros))
 
-    def forward(self, base: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, base: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Return the layer's output under the sums of old weights and differences."""
         layer = self.__dict__["layer"]
-        if self.weight.ndim == 1:
+        if not self.is_linear:
             # Read now and not at the start: another method may have put a sum in its place.
             old = {name: getattr(layer, name) for name, _ in self.named_parameters()}
             new = self.named_parameters()
             sums = {name: old[name] + change.to(old[name].dtype) for name, change in new}
-            normalised: Tensor = substituted(base, sums, x, *args, **kwargs)
-            return normalised
+            return substituted(base, sums, x, *args, **kwargs)
         output: Tensor = base(x, *args, **kwargs)
         added = applied(layer, x, self.weight.to(x.dtype))
         if "bias" in self._parameters:

@@ -18,7 +18,7 @@ from torch import nn
 from autopeft.search_spaces.methods._matrices import num_kept
 from autopeft.workers.modules._framework import MethodConfig, parts_of, register_method
 from autopeft.workers.modules._layers import Pool
-from autopeft.workers.modules._weights import WeightPart, shape_of
+from autopeft.workers.modules._weights import WeightPart, shape_of, start_device
 from autopeft.workers.modules.sparse_mask import integers, largest
 
 Tensor = torch.Tensor
@@ -54,10 +54,11 @@ class LotteryTicketPart(WeightPart):
         shape = shape_of(base)
         size = torch.Size(shape).numel()
         self.first_phase = config.first_phase
-        self.values = nn.Parameter(torch.zeros(shape))
-        positions = torch.zeros(num_kept(size, config.density), dtype=torch.int64)
+        device = start_device(base)
+        self.values = nn.Parameter(torch.zeros(shape, device=device))
+        positions = torch.zeros(num_kept(size, config.density), dtype=torch.int64, device=device)
         self.register_buffer("positions", integers(positions, size))
-        self.register_buffer("phase", torch.ones((), dtype=torch.int64))
+        self.register_buffer("phase", torch.ones((), dtype=torch.int64, device=device))
 
     def change(self, *learned: Tensor) -> Tensor:
         """Return the change itself."""

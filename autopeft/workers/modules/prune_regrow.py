@@ -22,7 +22,7 @@ from autopeft.search_spaces.methods._matrices import num_kept
 from autopeft.workers.modules._framework import MethodConfig, parts_of, register_method
 from autopeft.workers.modules._layers import Pool
 from autopeft.workers.modules._weights import shape_of
-from autopeft.workers.modules.sparse_mask import SparsePart, drawn_positions
+from autopeft.workers.modules.sparse_mask import SparsePart, drawn_for
 
 Tensor = torch.Tensor
 WINDOW_STEPS = 5
@@ -61,7 +61,7 @@ class PruneRegrowPart(SparsePart):
     def __init__(self, base: nn.Module, config: PruneRegrowConfig, path: str, pool: Pool) -> None:
         size = torch.Size(shape_of(base)).numel()
         count = num_kept(size, config.density)
-        super().__init__(base, drawn_positions(size, count))
+        super().__init__(base, drawn_for(base, count))
         if 2 * count > size:
             raise ValueError(f"{path}: a density of {config.density:g} leaves no candidates")
         self.num_updates, self.drop_fraction = config.num_updates, config.drop_fraction

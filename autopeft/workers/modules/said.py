@@ -26,7 +26,7 @@ from torch import nn
 
 from autopeft.workers.modules._framework import MethodConfig, register_method
 from autopeft.workers.modules._layers import Pool
-from autopeft.workers.modules._weights import WeightPart, shape_of, weight_of
+from autopeft.workers.modules._weights import WeightPart, shape_of, start_device
 
 Tensor = torch.Tensor
 
@@ -73,7 +73,7 @@ class SaidPart(WeightPart):
         self.shape = shape_of(base)
         block = 1 << max(0, config.dimension - 1).bit_length()
         blocks = math.ceil(torch.Size(self.shape).numel() / block)
-        device = "meta" if weight_of(base).is_meta else "cpu"
+        device = start_device(base)
         generator = None
         if device == "cpu":
             generator = torch.Generator().manual_seed(zlib.crc32(f"{config.seed}/{path}".encode()))

@@ -31,9 +31,10 @@ def on_meta() -> Iterator[None]:
 def prepare(model: Any, adapter: str) -> None:
     """Give layers without numbers an update of the same shape, made of the same parameters."""
     for layer in model.modules():
-        if isinstance(layer, ShiraLayer) and adapter in layer.shira_weight:
-            if layer.shira_weight[adapter].is_meta:
-                layer.get_delta_weight = partial(_dense, layer)
+        if not isinstance(layer, ShiraLayer) or adapter not in layer.shira_weight:
+            continue
+        if layer.shira_weight[adapter].is_meta:
+            layer.get_delta_weight = partial(_dense, layer)
 
 
 def _dense(layer: Any, adapter: str) -> torch.Tensor:

@@ -19,7 +19,7 @@ from torch import nn
 from autopeft.search_spaces.methods._matrices import num_kept
 from autopeft.workers.modules._framework import MethodConfig, register_method
 from autopeft.workers.modules._layers import Pool
-from autopeft.workers.modules._weights import WeightPart, shape_of, weight_of
+from autopeft.workers.modules._weights import WeightPart, shape_of, start_device, weight_of
 
 Tensor = torch.Tensor
 
@@ -89,6 +89,14 @@ def drawn_positions(size: int, count: int) -> Tensor:
     return integers(found[torch.randperm(len(found))[:count]].sort().values, size)
 
 
+def drawn_for(base: nn.Module, count: int) -> Tensor:
+    """Draw ``count`` places in a layer's weight; of a model of shapes alone, none in particular."""
+    size = torch.Size(shape_of(base)).numel()
+    if start_device(base) == "meta":
+        return integers(torch.empty(count, dtype=torch.int64, device="meta"), size)
+    return drawn_positions(size, count)
+
+
 def largest(scores: Tensor, count: int) -> Tensor:
     """Return the places of the ``count`` largest of flat ``scores``, ascending."""
     return integers(scores.topk(count, sorted=False).indices.sort().values, scores.numel())
@@ -105,7 +113,7 @@ def _chosen(base: nn.Module, config: SparseMaskConfig, path: str) -> Tensor:
         return _read(Path(config.mask_file), path, size)
     count = num_kept(size, config.density)
     if config.selection == "random":
-        return drawn_positions(size, count)
+        return drawn_for(base, count)
     if config.selection == "magnitude":
         return largest(weight_of(base).float().abs().flatten(), count)
     raise ValueError(f"selection is {config.selection!r}, expected random or magnitude")

@@ -283,10 +283,16 @@ def infer_task(splits: DataSplits) -> str:
 
     ``load_splits`` leaves floats where the column holds amounts, and strings or integers
     where it holds classes; see :func:`autopeft.workers.data.labels.looks_like_classes`. Rows
-    of messages, or of prompts and completions, have no labels.
+    of messages, or of prompts and completions, have no labels. Words with tags, choices,
+    pictures and recordings tell by themselves.
     """
+    from autopeft.workers.data.task_columns import TASK_OF_ROLE
+
     if splits.label_column is None:
         return CAUSAL_LM
+    for role in splits.splits["train"].columns:
+        if role in TASK_OF_ROLE:
+            return TASK_OF_ROLE[role]
     amounts = all(isinstance(label, float) for label in splits.splits["train"].label)
     return REGRESSION if amounts else CLASSIFICATION
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from autopeft.errors import DataError
-from autopeft.workers.data import load_splits
 from autopeft.workers.data.conversations import question, read_conversation
 from autopeft.workers.data.table import Table
+from autopeft.workers.loading import load_splits
 from autopeft.workers.settings import DataSettings
 from autopeft.workers.tasks.base import infer_task
 from tests.workers.data.rows import write_jsonl

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from autopeft.errors import DataError
-from autopeft.workers.data import load_splits
 from autopeft.workers.dataset import DataSplits
+from autopeft.workers.loading import load_splits
 from autopeft.workers.settings import DataSettings
 
 datasets = pytest.importorskip("datasets")

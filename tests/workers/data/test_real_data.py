@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from autopeft.workers.data import load_splits
 from autopeft.workers.data.splitting import text_keys
 from autopeft.workers.dataset import SPLIT_NAMES
+from autopeft.workers.loading import load_splits
 from autopeft.workers.settings import DataSettings
 from autopeft.workers.tasks.base import TASKS, infer_task
 

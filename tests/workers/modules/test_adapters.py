@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel, get_peft_config, get_peft_model
 from torch import nn
 from torch.nn import functional as F
 
 from autopeft.search_spaces.blocks import SIZES_OF_768, sizes_for
 from autopeft.search_spaces.method import get_method
+from autopeft.workers.injection import trainable_parameters
 from autopeft.workers.modules import dtype_of
 from autopeft.workers.modules.compacter import Compacter, CompacterConfig
 from autopeft.workers.modules.conv_adapter import ConvAdapter, ConvAdapterConfig
 from autopeft.workers.modules.parallel_adapter import ParallelAdapter, ParallelAdapterConfig
 from autopeft.workers.modules.serial_adapter import SerialAdapter, SerialAdapterConfig
 from autopeft.workers.modules.shared_adapter import SharedAdapter, SharedAdapterConfig
-from tests.workers.modules.building import bert_base, draw, module_of, shape_of
+from tests.workers.modules.building import (
+    base_of,
+    bert_base,
+    draw,
+    module_of,
+    run,
+    shape_of,
+    wrapped,
+)
 
 WIDTH = 8
 BOTH = ("attention_block", "ffn_block")
@@ -264,3 +275,25 @@ def test_convolutional_adapters_are_for_patches() -> None:
     assert counts == {
         family: 4 * (2 * 32 * 8 + 32 + 8 + kernel * 64 + 8) for family, kernel in each.items()
     }
+
+
+@pytest.mark.parametrize("family", ["vit", "ast"])
+def test_convolutional_adapter_in_a_model(family: str, tmp_path: Path) -> None:
+    shape, method = shape_of(family), get_method("conv-adapter")
+    module = module_of("conv-adapter", shape)
+    config = get_peft_config(dict(method.peft_config(shape, module)))
+    plain = run(base_of(family), family)
+
+    fresh = get_peft_model(base_of(family), config)
+    trained = sum(parameter.numel() for parameter in trainable_parameters(fresh).values())
+    assert trained == method.num_parameters(shape, module)
+    torch.testing.assert_close(run(fresh, family), plain, rtol=0, atol=0)
+
+    model = wrapped(family, config)
+    changed = run(model, family)
+    torch.autograd.backward(changed.square().sum())
+    assert (changed - plain).abs().max() > 1e-3
+    assert all(p.grad is not None and p.grad.any() for p in trainable_parameters(model).values())
+    model.save_pretrained(tmp_path, save_embedding_layers=False)
+    loaded = PeftModel.from_pretrained(base_of(family), tmp_path)
+    torch.testing.assert_close(run(loaded, family), changed, rtol=0, atol=0)

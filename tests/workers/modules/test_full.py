@@ -111,13 +111,26 @@ def test_bias_covers_every_bias_inside_the_layers() -> None:
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
-def test_last_layers_train_all_of_them(num_layers: int) -> None:
-    shape = shape_of("bert")
-    layers = base_of("bert").bert.encoder.layer[-num_layers:]
+@pytest.mark.parametrize("family", ["bert", "llama", "mixtral"])
+def test_last_layers_train_all_of_them(family: str, num_layers: int) -> None:
+    shape, base = shape_of(family), base_of(family)
+    stack = base.bert.encoder.layer if family == "bert" else base.model.layers
     module = module_of("last-layers", shape, num_layers=num_layers)
     counted = get_method("last-layers").num_parameters(shape, module)
 
-    assert counted == sum(parameter.numel() for parameter in layers.parameters())
+    assert counted == sum(parameter.numel() for parameter in stack[-num_layers:].parameters())
+
+
+def test_stacked_experts_have_the_sums_as_their_weights() -> None:
+    model = injected("mixtral", module_of("last-layers", shape_of("mixtral"), num_layers=1))
+    changed: Any = base_of("mixtral")
+    for path, part in parts_of(model, FullPart):
+        layer = changed.get_submodule(path)
+        for name, difference in part.named_parameters():
+            getattr(layer, name).data += difference.data
+
+    with torch.no_grad():
+        assert close(run(model, "mixtral"), run(changed, "mixtral"), 1e-4)
 
 
 def drawn_half(shape: ModelShape, **settings: Any) -> list[str]:

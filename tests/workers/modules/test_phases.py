@@ -34,7 +34,9 @@ NUM_STEPS = 12
 
 def trial(method: str, **settings: Any) -> tuple[Any, Configuration]:
     """Return an injected tiny BERT and its configuration."""
-    module: Module = module_of(method, shape_of("bert"), **settings)
+    module: Module = module_of(
+        method, shape_of("bert"), layers=(1,), sites=("q", "ffn_out"), **settings
+    )
     configuration = Configuration(modules=(module,), learning_rate=1e-2)
     return inject(base_of("bert"), configuration, shape_of("bert"), 3), configuration
 

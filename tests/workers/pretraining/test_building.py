@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
-from collections.abc import Iterator
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ SMALL = replace(
 )
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """A build was interrupted."""
 
 
@@ -59,14 +59,14 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a cache with a model in it."""
     cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "RECIPES", {NAME: SMALL})
         patch.setenv("AUTOPEFT_CACHE", str(cache))
         build(NAME)
-    yield cache
+    return cache
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def stop_at(step: int) -> Any:
     def on_progress(progress: BuildProgress) -> None:
         if progress.stage == "training" and progress.done == step:
-            raise Stopped
+            raise StoppedError
 
     return on_progress
 
@@ -134,7 +134,7 @@ def test_an_interrupted_build_ends_at_the_same_weights(
     weights = load_file(built_folder(NAME) / "model.safetensors")
     curve = read_card(NAME)["curve"]
     monkeypatch.setenv("AUTOPEFT_CACHE", str(tmp_path))
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         build(NAME, on_progress=stop_at(step))
     assert not is_built(NAME)
     done: list[int] = []
@@ -227,23 +227,25 @@ def test_one_process_builds_and_another_waits(
     assert build(NAME, on_progress=on_progress) == final
 
 
-def _hold(path: str, ready: Any) -> None:
-    FileLock(path).acquire()
-    ready.set()
-    multiprocessing.Event().wait(60)
+HOLD = (
+    "import sys; from filelock import FileLock; FileLock(sys.argv[1]).acquire();"
+    "print('ready', flush=True); sys.stdin.read()"
+)
 
 
 def test_a_killed_process_holds_no_lock(empty: Path) -> None:
     final = model_folder(NAME)
     final.parent.mkdir(parents=True)
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
     path = str(final.with_name(f"{final.name}.lock"))
-    process = context.Process(target=_hold, args=(path, ready))
-    process.start()
-    assert ready.wait(60)
-    process.kill()
-    process.join()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.kill()
     told: list[str] = []
     build(NAME, on_progress=lambda progress: told.append(progress.stage))
     assert not [stage for stage in told if stage.startswith("waiting")]

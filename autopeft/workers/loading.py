@@ -6,6 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ import numpy as np
 from autopeft.errors import DataError
 from autopeft.workers.data.columns import ChosenColumns, check_columns, is_for_language_model
 from autopeft.workers.data.labels import Labels, is_missing, read_labels
+from autopeft.workers.data.media import MediaSettings
 from autopeft.workers.data.sources import read_tables
 from autopeft.workers.data.splitting import CUT_FRACTION, CUT_MAX_ROWS, cut, draw
 from autopeft.workers.data.table import DataWarning, Table
+from autopeft.workers.data.task_columns import task_of_columns
 from autopeft.workers.dataset import SPLIT_NAMES, DataSplits, Rows, SplitName
 from autopeft.workers.settings import DataSettings
+from autopeft.workers.task_names import CAUSAL_LM, CLASSIFICATION, REGRESSION
 from autopeft.workers.tasks.base import TASKS, Task
-from autopeft.workers.tasks.metric_names import CAUSAL_LM, CLASSIFICATION, REGRESSION
 
 #: Fewer rows cannot be cut, trained on or scored on.
 MIN_ROWS_TO_CUT = 10
@@ -45,6 +48,8 @@ def load_splits(settings: DataSettings, *, base: Path, seed: int, task: str) -> 
         DataError: one clear finding with its place.
     """
     tables, provenance = read_tables(settings, base, seed)
+    for split, table in tables.items():
+        tables[split] = _with_settings(table, settings, base)
     reader = _reader(tables["train"], settings, task)
     columns = reader.choose_columns(tables["train"], settings.columns)
     tables = _without_unlabelled_test(tables, columns, settings)
@@ -59,6 +64,14 @@ def load_splits(settings: DataSettings, *, base: Path, seed: int, task: str) -> 
     }
     stratify = kind == "classes"
     names = _label_names(tables["train"], columns.label, splits) if stratify else None
+    if kind == "own":
+        names = (tables["train"].label_names or {}).get(columns.label or "")
+    if settings.label_names is not None and names is None:
+        raise DataError(
+            f"data.label_names names {len(settings.label_names)} labels, but the labels are no "
+            f"numbers from 0 to {len(settings.label_names) - 1}",
+            hint="leave data.label_names out, or name every number",
+        )
     cuts = _cut_missing(splits, seed, reader, stratify=stratify)
     if stratify and names is None:
         _check_known_labels(splits, tables)
@@ -99,10 +112,24 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def _with_settings(table: Table, settings: DataSettings, base: Path) -> Table:
+    """Return a table that knows what the job says about its labels, pictures and recordings."""
+    names = table.label_names
+    if settings.label_names is not None:
+        names = dict.fromkeys(table.columns, settings.label_names)
+    media = MediaSettings(
+        folder=base, image_shape=settings.image_shape, sample_rate=settings.sample_rate
+    )
+    return replace(table, label_names=names, media=media)
+
+
 def _reader(train: Table, settings: DataSettings, task: str) -> Task:
     """Return the task that reads the rows: under ``auto``, by the columns there are."""
     if task != "auto":
         return TASKS.get(task)()
+    found = task_of_columns(train, settings.columns)
+    if found is not None:
+        return TASKS.get(found)()
     return TASKS.get(CAUSAL_LM if is_for_language_model(train, settings.columns) else REGRESSION)()
 
 
@@ -116,7 +143,8 @@ def _labels(
     if kind == "own":
         return kind, {split: list(t.columns[columns.label]) for split, t in tables.items()}
     wanted = CLASSIFICATION if kind == "classes" else REGRESSION
-    found, labels = read_labels(tables, columns.label, "auto" if task == "auto" else wanted)
+    is_open = task == "auto" and reader.name == REGRESSION
+    found, labels = read_labels(tables, columns.label, "auto" if is_open else wanted)
     return ("classes" if found == CLASSIFICATION else "amounts"), labels
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from autopeft.errors import DataError
-from autopeft.workers.data import DataWarning, fingerprint, load_splits
+from autopeft.workers.data import DataWarning
 from autopeft.workers.data.splitting import text_keys
 from autopeft.workers.dataset import SPLIT_NAMES, DataSplits
+from autopeft.workers.loading import fingerprint, load_splits
 from autopeft.workers.settings import DataSettings
 from autopeft.workers.tasks.base import infer_task
 from tests.workers.data.rows import labelled, write_jsonl
@@ -71,7 +72,7 @@ def test_the_same_seed_gives_the_same_rows_in_another_process(tmp_path: Path) ->
     write_jsonl(tmp_path / "train.jsonl", labelled(100, ["yes", "no", "perhaps"]))
     code = (
         "import sys; from pathlib import Path\n"
-        "from autopeft.workers.data import load_splits\n"
+        "from autopeft.workers.loading import load_splits\n"
         "from autopeft.workers.settings import DataSettings\n"
         "s = DataSettings.model_validate({'train': 'train.jsonl', 'limit': {'train': 30}})\n"
         "print(load_splits(s, base=Path(sys.argv[1]), seed=3, task='auto').fingerprint)\n"

@@ -1,0 +1,51 @@
+"""Words, choices, pictures and sounds: a short search on real data, its winner exported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import autopeft
+from autopeft.cli.checking import check
+from tests.service.modality_jobs import DATA_SETS, write_job
+
+
+@pytest.fixture(scope="module", params=DATA_SETS)
+def job(
+    request: pytest.FixtureRequest, data_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> autopeft.Job:
+    """Return a finished search, read only."""
+    name = request.param
+    if not (data_folder / name).is_dir():
+        pytest.skip(f"the folder of data sets holds no {name}")
+    return autopeft.search(write_job(tmp_path_factory.mktemp(name), data_folder, name))
+
+
+def test_a_search_ends_with_a_front(job: autopeft.Job) -> None:
+    assert job.log.prepared is not None
+    assert job.log.prepared["task"] == DATA_SETS[job.summary["name"]]
+    assert len(job.trials) == 3
+    assert len(job.front) >= 1
+    assert set(job.trials["status"]) <= {"completed", "stopped", "paused"}
+
+
+def test_the_winner_is_exported_and_predicts_the_same(job: autopeft.Job, tmp_path: Path) -> None:
+    report = job.export(tmp_path / "out")
+
+    assert report.unverified is None
+    assert report.num_rows == 40
+    assert report.num_prediction_mismatches == 0
+    facts = json.loads((tmp_path / "out" / "autopeft.json").read_text())
+    assert facts["task"] == job.log.prepared["task"]  # type: ignore[index]
+
+
+def test_check_says_what_it_found(
+    job: autopeft.Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check(job.folder.parent / "job.yaml", schema=False, overrides={})
+
+    said = capsys.readouterr().out
+    assert DATA_SETS[job.summary["name"]] in said
+    assert "file" not in said.partition("from")[2]

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from autopeft.cli import failures
-from autopeft.workers.pretraining.building import BuildProgress, is_built, model_folder, read_card
+from autopeft.workers.pretraining.building import is_built, model_folder, read_card
+from autopeft.workers.pretraining.progress import BuildProgress
 from autopeft.workers.pretraining.recipe import get_recipe
 
 

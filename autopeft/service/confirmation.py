@@ -150,7 +150,13 @@ def confirm_job(
     from autopeft.service.preparation import prepare
     from autopeft.workers.tasks.base import TASKS
 
-    workbench = prepare(spec, scale=scale, score_on="test", on_phase=observer.on_phase)
+    workbench = prepare(
+        spec,
+        scale=scale,
+        score_on="test",
+        on_phase=observer.on_phase,
+        kept_metric=JobFolder(folder).metric,
+    )
     spec = spec.model_copy(update={"training": workbench.training})
     if log.prepared is not None and log.prepared["fingerprint"] != workbench.prepared.fingerprint:
         raise JobFolderError(

@@ -327,7 +327,8 @@ def _part_tensors(model: Any, head_paths: Sequence[str]) -> dict[str, dict[str, 
                         model, adapter_name=adapter, save_embedding_layers=False
                     )
                 )
-            prompt = {key: prompt[key] for key in prompt if not key.startswith(_PEFT_PREFIX)}
+            # The head has a group of its own.
+            prompt = {key: prompt[key] for key in prompt if not key.startswith("base_model.")}
             groups[adapter.removeprefix("part_")] = prompt | _live_prompt(model, adapter, prompt)
     groups[HEAD] = head
     return groups

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from autopeft.workers.pretraining import building, recipe
-from autopeft.workers.pretraining.building import BuildProgress
+from autopeft.workers.pretraining.progress import BuildProgress, OnProgress
 from autopeft.workers.pretraining.recipe import RECIPES
 from tests.cli.running import run_command
 
@@ -49,7 +49,7 @@ def test_an_unknown_model_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_interrupted_build_says_how_to_go_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build(name: str, *, on_progress: building.OnProgress, force: bool) -> Path:
+    def build(name: str, *, on_progress: OnProgress, force: bool) -> Path:
         on_progress(BuildProgress(stage="training", done=1, total=2))
         raise KeyboardInterrupt
 

@@ -30,6 +30,7 @@ class Adalora(PerSite):
     exclusive = frozenset({"LoRA layers"})  # PEFT keeps them in one kind of layer
     peft_type = "ADALORA"
     module_file = "autopeft.workers.modules.adalora"
+    frozen_parameters = ("ranknum",)  # never trained, though a layer without numbers asks for it
     supports_conv1d = True
     supports_quantized = True
     is_mergeable = True

@@ -55,9 +55,9 @@ class Tinylora(PerSite):
         """Count the vectors."""
         settings: Mapping[str, Any] = module.as_dict()
         layers = sum(len(layers) for _, layers in placed_on(shape, module))
-        groups = max(1, round(layers * (1.0 - settings["tying"])))
+        groups = max(1, round(layers * (1.0 - float(settings["tying"]))))
         size = max(1, layers // groups)
-        return int(settings["size"]) * min(int(groups), -(-layers // size))
+        return int(settings["size"]) * min(groups, -(-layers // size))
 
     def saved(self, site: SiteShape, settings: Mapping[str, Any]) -> int:
         """Count the frozen factors and the random matrices."""

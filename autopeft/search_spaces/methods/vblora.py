@@ -34,6 +34,7 @@ class Vblora(PerSite):
     family = "shared projections"
     paper = "arXiv 2405.15179"
     peft_type = "VBLORA"
+    module_file = "autopeft.workers.modules.vblora"
     supports_conv1d = True
     is_mergeable = True
     is_combinable = False

@@ -61,7 +61,9 @@ class TablePart(Part):
         scale: Any = getattr(base, "scalar_embed_scale", getattr(base, "embed_scale", 1.0))
         self.scale = float(scale)
         # A tied output layer has the very parameter of the token embedding.
-        self.share("table", pool, id(weight), lambda: Table(*weight.shape, start_device(base)))
+        rows, width = weight.shape
+        device = start_device(base)
+        self.share("table", pool, id(weight), lambda: Table(rows, width, device))
 
     def forward(self, base: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the rows, or the logits, of the sum of the old matrix and the difference."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 from peft.tuners.frod.layer import FrodLayer
@@ -15,8 +16,21 @@ from torch.overrides import TorchFunctionMode
 @contextmanager
 def on_meta() -> Iterator[None]:
     """Let tensors without numbers stay where they are when they are asked onto the CPU."""
-    with _StayOnMeta():
+    with (
+        _StayOnMeta(),
+        mock.patch("peft.tuners.frod.model._projection_from_weights", _basis),
+        mock.patch.object(FrodLayer, "_calculate_frod_u_and_lambda", _coefficients),
+    ):
         yield
+
+
+def _coefficients(layer: Any, basis: Any, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return torch.empty_like(weight), torch.empty(weight.shape[1], device="meta")
+
+
+def _basis(matrices: list[torch.Tensor], regularization_alpha: float) -> torch.Tensor:
+    width = matrices[0].shape[1]
+    return torch.empty(width, width, device="meta")
 
 
 class _StayOnMeta(TorchFunctionMode):

@@ -18,43 +18,16 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autopeft.errors import ModelError
+from autopeft.workers.pretraining.progress import BuildProgress, OnProgress
 from autopeft.workers.pretraining.recipe import RECIPES, Recipe, get_recipe
 
 CARD = "card.json"
 CACHE_VARIABLE = "AUTOPEFT_CACHE"
 SECONDS_BETWEEN_PHASES = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildProgress:
-    """How far a build is.
-
-    Attributes:
-        stage: ``waiting``, ``reading``, ``tokenising``, ``training`` or ``evaluating``.
-        done: Of ``total``: libraries read, or optimiser steps.
-        total: 0 where the stage has no parts.
-        seconds_left: Of the stage, None where it cannot be told yet.
-    """
-
-    stage: str
-    done: int = 0
-    total: int = 0
-    seconds_left: float | None = None
-
-    def __str__(self) -> str:
-        part = f" {self.done} of {self.total}" if self.total else ""
-        if self.seconds_left is None:
-            return f"{self.stage}{part}"
-        minutes, seconds = divmod(round(self.seconds_left), 60)
-        return f"{self.stage}{part}, {minutes}:{seconds:02d} left"
-
-
-OnProgress = Callable[[BuildProgress], None]
 
 
 def cache_folder() -> Path:

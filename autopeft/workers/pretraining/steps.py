@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autopeft.workers.pretraining.building import BuildProgress, OnProgress
 from autopeft.workers.pretraining.corpus import read_corpus
+from autopeft.workers.pretraining.progress import BuildProgress, OnProgress
 from autopeft.workers.pretraining.recipe import Recipe
 from autopeft.workers.pretraining.tokenizer import END_OF_TEXT, train_tokenizer
 from autopeft.workers.pretraining.training import make_model, mean_loss, pretrain

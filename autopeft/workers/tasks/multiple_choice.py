@@ -132,20 +132,16 @@ class MultipleChoice(Task):
     def chance_score(
         self, encoding: LabelEncoding, metric: str, data: EncodedData | None = None
     ) -> float:
-        """Return the score of knowing only how often each place is the right one in training.
+        """Return the score of guessing, each choice as likely as the others.
 
-        Every place is counted once more, and absent choices are never called.
+        A model judges each choice by itself and sees no place, so how often a place is right in
+        training is nothing it could know.
         """
-        labels = encoding.labels["validation"]
-        num_places = 1 + int(max(encoding.labels[s].max() for s in ("train", "validation")))
-        is_choice = np.ones((len(labels), num_places), dtype=np.bool_)
-        if data is not None:
-            split = data.validation
-            is_choice = split.fields[IS_CHOICE].values.reshape(-1, split.num_sequences)
-        width = is_choice.shape[1]
-        counts = np.bincount(encoding.labels["train"], minlength=width)[:width] + 1.0
-        outputs = np.where(is_choice, np.log(counts / counts.sum()), ABSENT).astype(np.float32)
-        return oriented(self, metric, self.predictions_to_metrics(outputs, labels)[metric])
+        assert data is not None, "how many choices there are is known once they are encoded"
+        split = data.validation
+        counts = split.fields[IS_CHOICE].values.reshape(-1, split.num_sequences).sum(axis=1)
+        values = {"accuracy": np.mean(1 / counts), "loss": np.mean(np.log(counts))}
+        return oriented(self, metric, float(values.get(metric, 0.0)))
 
     def mismatches(
         self, rebuilt: NDArray[np.float32], outputs: NDArray[np.float32], rounding: float

@@ -20,7 +20,6 @@ from autopeft.workers.model_sources import resolve_model
 from autopeft.workers.models import load_config, load_model, load_tokenizer
 from autopeft.workers.pretraining import building, recipe, steps
 from autopeft.workers.pretraining.building import (
-    BuildProgress,
     build,
     build_if_missing,
     built_folder,
@@ -29,6 +28,7 @@ from autopeft.workers.pretraining.building import (
     model_folder,
     read_card,
 )
+from autopeft.workers.pretraining.progress import BuildProgress
 from autopeft.workers.pretraining.recipe import RECIPES, Recipe
 from autopeft.workers.settings import ModelSettings
 

@@ -103,7 +103,9 @@ def test_peft_builds_as_many_on_the_meta_device(run: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = get_peft_model(meta_model(config, "causal-lm"), get_peft_config(published))
-    assert theirs.get_nb_trainable_parameters()[0] == run["num_trainable_params"]
+    # On the meta device PEFT makes AdaLoRA's rank numbers anew, and they ask for gradients.
+    trained = {n: p for n, p in theirs.named_parameters() if p.requires_grad and "ranknum" not in n}
+    assert sum(parameter.numel() for parameter in trained.values()) == run["num_trainable_params"]
 
 
 # Formulas of papers, on BERT-base: 12 layers, 768 wide, 3072 inside.

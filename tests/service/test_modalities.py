@@ -41,9 +41,7 @@ def test_the_winner_is_exported_and_predicts_the_same(job: autopeft.Job, tmp_pat
     assert facts["task"] == job.log.prepared["task"]  # type: ignore[index]
 
 
-def test_check_says_what_it_found(
-    job: autopeft.Job, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_says_what_it_found(job: autopeft.Job, capsys: pytest.CaptureFixture[str]) -> None:
     check(job.folder.parent / "job.yaml", schema=False, overrides={})
 
     said = capsys.readouterr().out

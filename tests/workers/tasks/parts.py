@@ -34,9 +34,7 @@ def splits_of(
 def word_pieces() -> Any:
     """Return a WordPiece tokenizer that frames texts as BERT's does."""
     vocabulary = {piece: number for number, piece in enumerate(_PIECES)}
-    tokenizer = Tokenizer(
-        models.WordPiece(vocabulary, unk_token="[UNK]")
-    )
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -18,11 +18,11 @@ from autopeft.workers.settings import Columns
 from autopeft.workers.tasks.base import EncodingSettings, LabelEncoding, Task
 from autopeft.workers.tasks.token_classification import TokenClassification
 from tests.workers import families
-from tests.workers.tasks.parts import splits_of, word_pieces
 from tests.workers.tasks.contract import TaskContract
+from tests.workers.tasks.parts import splits_of, word_pieces
 
 NAMES = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
-O, B_LOC, I_LOC, B_PER, I_PER = range(5)
+OUT, B_LOC, I_LOC, B_PER, I_PER = range(5)
 SETTINGS = EncodingSettings(max_tokens=32)
 TASK = TokenClassification()
 
@@ -88,8 +88,8 @@ class TestTokenClassification(TaskContract):
     def test_labels_are_encoded_row_by_row(self, splits: Any, encoding: LabelEncoding) -> None:
         assert encoding.id2label == NAMES
         assert encoding.labels["validation"].tolist() == [
-            [B_PER, O, B_LOC, I_LOC],
-            [O, NO_TAG, NO_TAG, NO_TAG],
+            [B_PER, OUT, B_LOC, I_LOC],
+            [OUT, NO_TAG, NO_TAG, NO_TAG],
             [B_LOC, NO_TAG, NO_TAG, NO_TAG],
         ]
 
@@ -124,12 +124,12 @@ class TestTokenClassification(TaskContract):
 @pytest.mark.parametrize(
     ("tags", "found"),
     [
-        ([O, B_PER, I_PER, O], {(1, 3, 1)}),
+        ([OUT, B_PER, I_PER, OUT], {(1, 3, 1)}),
         ([B_PER, B_PER], {(0, 1, 1), (1, 2, 1)}),
-        ([I_PER, I_PER, O], {(0, 2, 1)}),  # stray: conlleval begins an entity there
+        ([I_PER, I_PER, OUT], {(0, 2, 1)}),  # stray: conlleval begins an entity there
         ([B_LOC, I_PER], {(0, 1, 0), (1, 2, 1)}),
         ([B_LOC, I_PER, I_PER, I_LOC], {(0, 1, 0), (1, 3, 1), (3, 4, 0)}),
-        ([O, O], set()),
+        ([OUT, OUT], set()),
         ([], set()),
         ([NO_TAG, I_LOC, NO_TAG], {(1, 2, 0)}),
         ([B_LOC, I_LOC, B_LOC, I_LOC], {(0, 2, 0), (2, 4, 0)}),
@@ -166,11 +166,11 @@ def test_tags_are_numbered_in_one_order_whatever_was_seen() -> None:
 @pytest.mark.parametrize(
     ("called", "f1", "accuracy"),
     [
-        ([[B_PER, O, B_LOC, I_LOC], [O], [B_LOC]], 1.0, 1.0),
-        ([[B_PER, O, B_LOC, O], [O], [B_LOC]], 2 * 2 / 6, 5 / 6),  # an end is wrong
-        ([[I_PER, O, I_LOC, I_LOC], [O], [I_LOC]], 1.0, 3 / 6),  # stray beginnings
-        ([[O, O, O, O], [O], [O]], 0.0, 2 / 6),
-        ([[B_LOC, O, B_LOC, I_LOC], [B_PER], [B_LOC]], 2 * 2 / 7, 4 / 6),
+        ([[B_PER, OUT, B_LOC, I_LOC], [OUT], [B_LOC]], 1.0, 1.0),
+        ([[B_PER, OUT, B_LOC, OUT], [OUT], [B_LOC]], 2 * 2 / 6, 5 / 6),  # an end is wrong
+        ([[I_PER, OUT, I_LOC, I_LOC], [OUT], [I_LOC]], 1.0, 3 / 6),  # stray beginnings
+        ([[OUT, OUT, OUT, OUT], [OUT], [OUT]], 0.0, 2 / 6),
+        ([[B_LOC, OUT, B_LOC, I_LOC], [B_PER], [B_LOC]], 2 * 2 / 7, 4 / 6),
     ],
 )
 def test_scores_of_known_calls(called: list[list[int]], f1: float, accuracy: float) -> None:
@@ -200,7 +200,7 @@ def test_the_first_piece_of_a_word_carries_its_tag() -> None:
     tokens = word_pieces().convert_ids_to_tokens(split.fields["input_ids"].example(0))
 
     assert tokens == ["[CLS]", "love", "##lace", "saw", "[SEP]"]
-    assert split.fields["labels"].example(0).tolist() == [NO_TAG, B_PER, NO_TAG, O, NO_TAG]
+    assert split.fields["labels"].example(0).tolist() == [NO_TAG, B_PER, NO_TAG, OUT, NO_TAG]
     assert split.fields["words"].example(0).tolist() == [-1, 0, -1, 1, -1]
 
 
@@ -209,7 +209,7 @@ def test_entities_that_are_cut_away_are_missed() -> None:
     rows = rows_of("yes/O ada/B-PER new/B-LOC york/I-LOC saw/O paris/B-LOC")
     split = encode(rows, max_tokens=5)
     batch = batch_of(split)
-    kept = TASK.reduce(logits_calling(batch, [[O, B_PER, B_LOC, I_LOC, O, B_LOC]]), batch)
+    kept = TASK.reduce(logits_calling(batch, [[OUT, B_PER, B_LOC, I_LOC, OUT, B_LOC]]), batch)
 
     assert kept[0, :6].tolist() == [1, 2, 3, 3, 6, 3]
 
@@ -218,7 +218,7 @@ def test_a_word_without_a_token_is_called_nothing() -> None:
     split = encode(rows_of("paris/B-LOC \u200b/O yes/O"))
     assert split.fields["words"].example(0).tolist() == [-1, 0, 2, -1]
     batch = batch_of(split)
-    kept = TASK.reduce(logits_calling(batch, [[B_LOC, O, O]]), batch)
+    kept = TASK.reduce(logits_calling(batch, [[B_LOC, OUT, OUT]]), batch)
     assert kept[0, :6].tolist() == [1, 1, 1, 2, 3, 2]
 
 
@@ -230,13 +230,15 @@ def test_the_model_sees_none_of_what_scoring_needs() -> None:
 
 
 def test_a_model_of_transformers_gives_a_logit_for_each_tag() -> None:
-    split = encode(VALIDATION)
+    split = encode(rows_of("new/B-LOC york/I-LOC is/O big/O", "yes/O", "paris/B-LOC"))
     model = families.build("bert", "token-classification")
     batch = batch_of(split)
     with torch.inference_mode():
         outputs = TASK.forward(model, batch)
         kept = TASK.reduce(outputs, batch)
-        reference = model(**{n: batch[n] for n in ("input_ids", "token_type_ids", "attention_mask")})
+        reference = model(
+            **{n: batch[n] for n in ("input_ids", "token_type_ids", "attention_mask")}
+        )
 
     assert outputs.logits.shape == (*batch["labels"].shape, families.NUM_CLASSES)
     assert torch.equal(outputs.logits, reference.logits)
@@ -255,7 +257,7 @@ def test_chance_calls_every_word_by_the_most_frequent_tag() -> None:
     encoding = TASK.encode_labels(splits_of(TRAIN, VALIDATION, TRAIN))
     counts = np.array([5, 1, 0, 1, 1]) + 1.0
     losses = -np.log(counts / counts.sum())
-    expected = losses[[B_PER, O, B_LOC, I_LOC, O, B_LOC]].mean()
+    expected = losses[[B_PER, OUT, B_LOC, I_LOC, OUT, B_LOC]].mean()
 
     assert TASK.chance_score(encoding, "f1") == 0.0
     assert TASK.chance_score(encoding, "accuracy") == pytest.approx(2 / 6)

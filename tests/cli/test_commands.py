@@ -33,7 +33,7 @@ from tests.results.jobs import example_job
 
 GOOD = "model: builtin:minilm\ndata: builtin:docstrings\n"
 COMMANDS = (
-    "search", "resume", "show", "export", "confirm", "check", "spaces", "methods", "doctor",
+    "search", "resume", "show", "export", "confirm", "check", "build", "spaces", "methods", "doctor",
 )  # fmt: skip
 
 #: The promise is half a second; machines that share their cores get some room.
@@ -152,7 +152,9 @@ def test_show_csv_has_a_row_for_each_trial(
 
 def test_spaces_names_the_presets(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listed = json.loads(run_command(capsys, "spaces", "--format", "json").stdout)
-    assert [row["name"] for row in listed] == ["default", "lora", "mixed"]
+    assert [row["name"] for row in listed] == [
+        "autopeft", "default", "everything", "lora", "mam", "memcontrol", "mixed", "unipelt",
+    ]  # fmt: skip
     table = run_command(capsys, "spaces").stdout
     assert all(row["description"] in table for row in listed)
 

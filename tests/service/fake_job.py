@@ -6,6 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -129,7 +130,7 @@ class FakeJob:
         self._monkeypatch = monkeypatch
         monkeypatch.setattr(preparation, "prepare", self._prepare)
         monkeypatch.setattr(driver, "create_executor", self._create_executor)
-        monkeypatch.setattr(driver, "_write_assets", lambda paths, workbench: None)
+        monkeypatch.setattr(driver, "_write_assets", lambda paths, workbench, spec: None)
 
     def _prepare(self, spec: JobSpec, **options: Any) -> Workbench:
         shape = bert_shape(num_layers=4)
@@ -154,14 +155,16 @@ class FakeJob:
             provenance={},
             num_rows={"train": 10, "validation": 10, "test": 10},
             text_columns=("text",),
+            input_roles=("text",),
             scale=scale,
             memory_tokens=16,
         )
-        plan: Any = None
+        plan: Any = SimpleNamespace(generation=None)
         return Workbench(
             prepared=prepared,
             plan=plan,
             max_tokens=16,
+            training=spec.training,
             space=space,
             costs=costs,
             exact_costs=lambda configuration: costs([configuration])[0],

@@ -53,7 +53,10 @@ def write_job(folder: Path, data: Path, name: str, **changes: Any) -> Path:
         },
         "space": {
             "combine": "one",
-            "methods": {"lora": {}, "ia3": {}, "serial-adapter": {}},
+            "methods": {
+                "lora": {"dora": False, "rslora": False, "sites": [["q", "v"]]},
+                "ia3": {"sites": [["k", "v"]]},
+            },
         },
         "training": {"batch_size": 8, "max_tokens": 32, "steps": 8},
         "budget": {"trials": 3},

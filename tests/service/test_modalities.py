@@ -11,6 +11,14 @@ import autopeft
 from autopeft.cli.checking import check
 from tests.service.modality_jobs import DATA_SETS, write_job
 
+#: What each job reads.
+READ = {
+    "wnut17": "tokens, label in tags",
+    "copa": "text and question and choices, label in label",
+    "cifar10_small": "pixels_b64, label in label",
+    "fsdd_small": "pcm16_b64 and sample_rate, label in label",
+}
+
 
 @pytest.fixture(scope="module", params=DATA_SETS)
 def job(
@@ -25,7 +33,7 @@ def job(
 
 def test_a_search_ends_with_a_front(job: autopeft.Job) -> None:
     assert job.log.prepared is not None
-    assert job.log.prepared["task"] == DATA_SETS[job.summary["name"]]
+    assert job.log.prepared["task"] == DATA_SETS[job.summary["job"]]
     assert len(job.trials) == 3
     assert len(job.front) >= 1
     assert set(job.trials["status"]) <= {"completed", "stopped", "paused"}
@@ -41,9 +49,12 @@ def test_the_winner_is_exported_and_predicts_the_same(job: autopeft.Job, tmp_pat
     assert facts["task"] == job.log.prepared["task"]  # type: ignore[index]
 
 
-def test_check_says_what_it_found(job: autopeft.Job, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_says_what_is_read_and_never_the_file_names(
+    job: autopeft.Job, capsys: pytest.CaptureFixture[str]
+) -> None:
     check(job.folder.parent / "job.yaml", schema=False, overrides={})
 
+    name = job.summary["job"]
     said = capsys.readouterr().out
-    assert DATA_SETS[job.summary["name"]] in said
-    assert "file" not in said.partition("from")[2]
+    assert f"data: 64 train, 40 validation, 40 test rows; {DATA_SETS[name]}" in said
+    assert f" from {READ[name]}; scored by " in said

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from autopeft.errors import ModelError
-from autopeft.records import FailureKind, Segment, SegmentDone, SegmentFailed
+from autopeft.records import FailureKind, Measurement, Segment, SegmentDone, SegmentFailed
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.workers import worker as worker_module
 from autopeft.workers.checkpoints import read_checkpoint
@@ -48,7 +48,9 @@ def test_measurement(worker: Worker, tiny_plan: WorkerPlan, tmp_path: Path) -> N
 
     assert (measurement.trial, measurement.step) == (7, tiny.STEPS)
     assert measurement.checkpoint == "trial-0007-step-00006"
-    assert {k: v for k, v in measurement.metrics.items() if k != "train_loss"} == expected
+    scores = {k: v for k, v in measurement.metrics.items() if not k.startswith("train_")}
+    assert scores == expected
+    assert 0.0 < measurement.metrics["train_seconds"] < measurement.seconds
     assert 0.0 < measurement.metrics["train_loss"] < 5.0
     assert measurement.score == expected["accuracy"]
     assert measurement.seconds > 0.0
@@ -128,7 +130,56 @@ def test_workers_are_interchangeable(
     fresh = Worker(tiny.make_settings(tiny_folder, tmp_path / "other"), tiny_plan)
     two = done(fresh.run(tiny.first_segment(0))).measurement
 
-    assert (one.score, one.metrics) == (two.score, two.metrics)
+    assert one.score == two.score
+    assert without_seconds(one) == without_seconds(two)
+
+
+def without_seconds(measurement: Measurement) -> dict[str, float]:
+    return {k: v for k, v in measurement.metrics.items() if k != "train_seconds"}
+
+
+def test_seconds_of_training_add_up_over_segments(worker: Worker) -> None:
+    first = tiny.first_segment(0, to_step=2)
+    one = done(worker.run(first)).measurement
+    two = done(worker.run(follow(first, worker.run(first), tiny.STEPS))).measurement
+
+    assert two.metrics["train_seconds"] > 0.0
+    assert two.metrics["train_seconds"] != pytest.approx(one.metrics["train_seconds"], rel=1e-6)
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(
+    tiny_folder: Path, tiny_plan: WorkerPlan, tmp_path: Path
+) -> None:
+    plain, twice = (
+        Worker(
+            tiny.make_settings(tiny_folder, tmp_path / str(flag), gradient_checkpointing=flag),
+            tiny_plan,
+        )
+        for flag in (False, True)
+    )
+    one = done(plain.run(tiny.first_segment(0))).measurement
+    two = done(twice.run(tiny.first_segment(0))).measurement
+
+    assert without_seconds(one) == pytest.approx(without_seconds(two), rel=1e-5)
+
+
+def test_a_batch_in_parts_trains_alike(
+    tiny_folder: Path, tiny_plan: WorkerPlan, tmp_path: Path
+) -> None:
+    losses = []
+    for parts in (1, 3):
+        settings = tiny.make_settings(
+            tiny_folder, tmp_path / str(parts), gradient_accumulation=parts
+        )
+        worker = Worker(settings, tiny_plan)
+        # Without dropout, whose numbers depend on how the batch is cut.
+        for module in worker._base.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        measurement = done(worker.run(tiny.first_segment(0, "ia3"))).measurement
+        losses.append(without_seconds(measurement))
+
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_arrays_shared_read_only_will_do(

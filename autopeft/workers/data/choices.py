@@ -55,7 +55,8 @@ def _choices(table: Table, columns: ChosenColumns, row: int) -> tuple[list[Any],
     if single:
         return [table.columns[name][row] for name in single], None
     name = columns.inputs["choices"]
-    value, names = table.columns[name][row], None
+    value: Any = table.columns[name][row]
+    names: Any = None
     if isinstance(value, dict):
         value, names = value.get("text"), value.get("label")
     if not isinstance(value, list) or len(value) < 2:

@@ -112,7 +112,7 @@ def _read_wav(content: bytes, where: str, column: str) -> tuple[NDArray[np.float
             f"{where}: column {column!r} names a WAV file that cannot be read: {error}",
             hint="expected uncompressed samples of 8, 16 or 32 bits",
         ) from error
-    kinds = {
+    kinds: dict[int, tuple[np.dtype[Any], float]] = {
         1: (np.dtype("u1"), 128.0),
         2: (np.dtype("<i2"), _INT16),
         4: (np.dtype("<i4"), 2.0**31),

@@ -42,6 +42,8 @@ Source = str
 #: Stack and source; ``(-1, "")`` is outside the layers.
 Place = tuple[int, Source]
 OUTSIDE: Place = (-1, "")
+#: All of a stack's first layer, where a method stands on every layer or on none.
+LOWEST: Source = "(lowest)"
 #: Layer, or None outside of them, and source of parameters that train together.
 _Group = tuple[int | None, Source]
 _Groups = dict[_Group, list[Any]]
@@ -560,7 +562,7 @@ class Accountant:
             if top >= flow / 2:
                 rest = max(0, top - flow)
                 shares[place, source] = LayerShare(
-                    low_bytes=min(bottom, flow), extra={label: rest} if rest else {}
+                    low_bytes=max(0, bottom - rest), extra={label: rest} if rest else {}
                 )
         return shares
 
@@ -607,9 +609,12 @@ class Accountant:
             place = OUTSIDE
             if layer is not None:
                 stack = shallow.stack_of(layer)
-                if layer != shallow.stacks[stack].top:
+                if layer == shallow.stacks[stack].start and layer != shallow.stacks[stack].top:
+                    place = (stack, LOWEST)
+                elif layer != shallow.stacks[stack].top:
                     return
-                place = (stack, self._source_of(path, layer, names))
+                else:
+                    place = (stack, self._source_of(path, layer, names))
             total.setdefault(place, np.zeros(2))[column] += amount
 
         for (scope, _), num_bytes in sizes.items():

@@ -10,6 +10,7 @@ from autopeft.records import SiteShape
 from autopeft.search_spaces.configuration import Module, Setting
 from autopeft.search_spaces.method import get_method
 from autopeft.workers.memory.accounts import (
+    LOWEST,
     OUTSIDE,
     Account,
     Accountant,
@@ -147,7 +148,9 @@ class Predictor:
                 low.update(share.low)
                 low_bytes = max(low_bytes, share.low_bytes)
                 extra.update(share.extra)
-            for source in {*sources, ""}:
+            if is_lowest and not get_method(module.method).is_placeable:
+                sources = (LOWEST,)
+            for source in {*sources, ""} if LOWEST not in sources else {LOWEST}:
                 more = account.growth.at((stack, source), settings)
                 grown += more[0]
                 resident += account.resident.get((stack, source), 0.0) + more[1]

@@ -36,7 +36,7 @@ class Classification(LabelledTask):
     default_metric = DEFAULT_METRICS[CLASSIFICATION]
     problem_type = "single_label_classification"
     auto_class = "AutoModelForSequenceClassification"
-    peft_task_type = "SEQ_CLS"
+    peft_task_type: ClassVar[str | None] = "SEQ_CLS"
     label_kind = "classes"
 
     def encode_labels(self, splits: DataSplits) -> LabelEncoding:

@@ -56,9 +56,11 @@ def test_mixtures_are_predicted(memory: MemoryModel, modules: tuple[Module, ...]
     assert memory.predict([chosen])[0] == pytest.approx(memory.probe(chosen).total_bytes, rel=0.01)
 
 
-def test_what_cannot_be_added_up_is_probed(memory: MemoryModel) -> None:
+def test_a_prefix_beside_another_method_is_predicted_within_two_percent(
+    memory: MemoryModel,
+) -> None:
     chosen = configuration(*CASES["prefix"], Module.of("beft", (0,), sites=("q",)))
-    assert memory.predict([chosen])[0] == pytest.approx(memory.probe(chosen).total_bytes, rel=0.001)
+    assert memory.predict([chosen])[0] == pytest.approx(memory.probe(chosen).total_bytes, rel=0.02)
 
 
 def test_head_alone_is_exact(memory: MemoryModel) -> None:

@@ -6,8 +6,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+#: Columns of a terminal from which the table of methods shows tasks and papers.
+WIDE = 150
 
 if TYPE_CHECKING:
     from autopeft.records import ModelShape
@@ -58,26 +62,43 @@ def methods(format_: str, model: str | None = None, task: str | None = None) -> 
         _print_json(rows)
         return
     title = f"PEFT methods on {shapes[0].name}, {shapes[0].task}" if model else "PEFT methods"
-    table = Table(title=title, title_justify="left")
-    headings = ["method", "family", "parameters", "dims", "layers", "tasks", "deploys as", "saved"]
-    for heading in [*headings, "available" if model else "paper"]:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        sizes = row["parameters"]
-        table.add_row(
-            row["name"],
-            row["family"],
-            f"{_short(sizes['smallest'])} to {_short(sizes['largest'])}" if sizes else "-",
-            str(row["num_dimensions"]) if sizes else "-",
-            "any" if row["is_placeable"] else "all",
-            ", ".join(row["tasks"]) or "any",
-            ", ".join(row["deployable"]) or "-",
-            row["saved_as"],
-            (row["unavailable"] or "yes") if model else row["paper"],
-        )
-    Console().print(table)
+    offered = [row for row in rows if row["unavailable"] is None]
+    console = Console()
+    console.print(_table(offered, title, is_wide=console.width >= WIDE))
     if not model:
         typer.echo(f"Parameters are counted on {' or '.join(shape.name for shape in shapes)}.")
+    if len(offered) < len(rows):
+        typer.echo(f"\nNot available{' on this model' if model else ''}:")
+    for row in rows:
+        if row["unavailable"] is not None:
+            typer.echo(f"  {row['name']}: {row['unavailable']}")
+    if console.width < WIDE:
+        typer.echo(
+            f"\nA terminal of {WIDE} columns shows more (tasks, papers); --format json has all."
+        )
+
+
+def _table(rows: list[dict[str, Any]], title: str, *, is_wide: bool) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    headings = ["method", "family", "parameters", "layers", "merges", "serves"]
+    for heading in headings + (["dims", "saved", "tasks", "paper"] if is_wide else []):
+        table.add_column(heading, no_wrap=heading != "tasks", overflow="fold")
+    for row in rows:
+        sizes = row["parameters"]
+        serving = [name for name in row["deployable"] if name != "merged"]
+        cells = [
+            row["name"],
+            row["family"],
+            f"{_short(sizes['smallest'])}-{_short(sizes['largest'])}" if sizes else "-",
+            "any" if row["is_placeable"] else "all",
+            "yes" if row["is_mergeable"] else "no",
+            " ".join(serving) or "-",
+        ]
+        if is_wide:
+            cells.append(str(row["num_dimensions"]) if sizes else "-")
+            cells += [row["saved_as"], ", ".join(row["tasks"]) or "any", row["paper"]]
+        table.add_row(*cells)
+    return table
 
 
 def _row(method: Method, shapes: tuple[ModelShape, ...], *, is_named: bool) -> dict[str, Any]:
@@ -166,7 +187,7 @@ def _short(number: int) -> str:
     """Write a count in three digits."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= size:
-            return f"{number / size:.3g} {unit}"
+            return f"{number / size:.3g}{unit}"
     return str(number)
 
 

@@ -50,18 +50,11 @@ _POSITIONS_AFTER_PADDING = frozenset(
         *("data2vec-text", "ibert", "xmod", "mpnet", "longformer", "luke", "esm"),
     }
 )
-#: Of the tasks that have no file of their own yet.
-_AUTO_CLASSES = {
-    "token-classification": "AutoModelForTokenClassification",
-    "multiple-choice": "AutoModelForMultipleChoice",
-    "image-classification": "AutoModelForImageClassification",
-    "audio-classification": "AutoModelForAudioClassification",
-}
 
 
 def auto_class_name(task: str) -> str:
     """Return the name of the transformers class that loads a model with a task's head."""
-    return _AUTO_CLASSES.get(task) or TASKS.get(task).auto_class
+    return TASKS.get(task).auto_class
 
 
 def auto_class(task: str) -> Any:

@@ -33,7 +33,8 @@ from tests.results.jobs import example_job
 
 GOOD = "model: builtin:minilm\ndata: builtin:docstrings\n"
 COMMANDS = (
-    "search", "resume", "show", "export", "confirm", "check", "build", "spaces", "methods", "doctor",
+    "search", "resume", "show", "export", "confirm", "check", "build", "spaces", "methods",
+    "doctor",
 )  # fmt: skip
 
 #: The promise is half a second; machines that share their cores get some room.

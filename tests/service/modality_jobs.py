@@ -31,7 +31,7 @@ DATA_SETS = {
 }
 
 
-def write_job(folder: Path, data: Path, name: str, **changes: Any) -> Path:
+def write_job(folder: Path, data: Path, name: str, /, **changes: Any) -> Path:
     """Write a model and a job file for one of :data:`DATA_SETS`, and return the job file.
 
     Args:

@@ -21,6 +21,7 @@ from autopeft.records import (
     TRAIN_MEMORY_BYTES,
     TRAIN_SECONDS,
     Measurement,
+    ModelShape,
     TrialState,
     TrialStatus,
     count_statuses,
@@ -29,6 +30,7 @@ from autopeft.results.correlation import answer_metric, score_and_answers
 from autopeft.results.front import pareto_front
 from autopeft.results.hypervolume import front_hypervolume
 from autopeft.results.job_log import JobLog, finite_or_none
+from autopeft.search_spaces.targets import all_linear
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -235,7 +237,12 @@ def front_table(log: JobLog) -> Table:
         caption_justify="left",
     )
     more = _further_costs(log)
-    for name in ("trial", metric, "parameters", "adapter", "memory", *more.values()):
+    has_head = any(
+        state.costs.num_trainable_parameters != state.costs.num_adapter_parameters
+        for state in front
+    )
+    apart = ["adapter"] if has_head else []
+    for name in ("trial", metric, "parameters", *apart, "memory", *more.values()):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("configuration", overflow="fold")
     for state in front:
@@ -245,12 +252,21 @@ def front_table(log: JobLog) -> Table:
             f"{state.trial.number}{'*' if is_baseline(state) else ''}",
             f"{value:.4f}",
             count_text(costs.num_trainable_parameters),
-            count_text(costs.num_adapter_parameters),
+            *([count_text(costs.num_adapter_parameters)] if has_head else []),
             bytes_text(costs.train_memory_bytes),
             *(cost_text(name, getattr(costs, name)) for name in more),
-            str(state.trial.configuration),
+            _described(log, state),
         )
     return table
+
+
+def _described(log: JobLog, state: TrialState) -> str:
+    """Describe a configuration; all linear layers of the model are called ``all``."""
+    text = str(state.trial.configuration)
+    if log.prepared is None or "shape" not in log.prepared:
+        return text
+    everywhere = all_linear(ModelShape.from_json(log.prepared["shape"]))
+    return text.replace(f"sites={','.join(everywhere)}", "sites=all")
 
 
 def _further_costs(log: JobLog) -> dict[str, str]:

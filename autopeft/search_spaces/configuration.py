@@ -130,10 +130,12 @@ class Configuration:
             raise InvalidSpaceError(f"not a configuration: {error!r}") from error
 
     def __str__(self) -> str:
-        """Describe it in one short line, for tables."""
+        """Describe it in one short line, for tables; what is off is left out."""
         parts = []
         for module in self.modules:
-            settings = " ".join(f"{key}={_short(value)}" for key, value in module.settings)
+            settings = " ".join(
+                f"{key}={_short(value)}" for key, value in module.settings if value is not False
+            )
             parts.append(f"{module.method}[{_ranges(module.layers)}] {settings}".rstrip())
         return f"{' + '.join(parts) or 'head only'} lr={self.learning_rate:.3g}"
 

@@ -17,7 +17,9 @@ from autopeft.service.job_problems import Problem, show
 from autopeft.service.known_names import known_names
 from autopeft.workers.answer_metrics import read_metric
 from autopeft.workers.tasks.metric_names import (
+    AUDIO_CLASSIFICATION,
     CAUSAL_LM,
+    IMAGE_CLASSIFICATION,
     METRIC_NAMES,
     METRICS_BY_TASK,
     SEQ2SEQ_LM,
@@ -72,6 +74,10 @@ def find_warnings(spec: JobSpec) -> list[str]:
         warnings.append("generation is not used: no metric of generated answers is named")
     if spec.data.chat_template is not None and spec.task not in ("auto", CAUSAL_LM):
         warnings.append(f"data.chat_template is not used by task {spec.task}")
+    if spec.data.image_shape is not None and spec.task not in ("auto", IMAGE_CLASSIFICATION):
+        warnings.append(f"data.image_shape is not used by task {spec.task}")
+    if spec.data.sample_rate is not None and spec.task not in ("auto", AUDIO_CLASSIFICATION):
+        warnings.append(f"data.sample_rate is not used by task {spec.task}")
     warnings += _unbuilt_model(spec)
     return warnings
 

@@ -37,6 +37,10 @@ from autopeft.workers.heads import PEFT_HEAD_NAMES
 from autopeft.workers.hooks import module_of
 from autopeft.workers.tasks.base import TASKS
 
+if not torch.sparse.check_sparse_tensor_invariants.is_enabled():
+    # As by default, but said aloud: else the products of SHiRA and FRoD in PEFT warn about it.
+    torch.sparse.check_sparse_tensor_invariants.disable()
+
 #: Name of the group of tensors that holds the task head of a configuration saved as parts.
 HEAD = "head"
 #: Name of the group of tensors that training goes on from and PEFT does not save, such as the
@@ -48,7 +52,7 @@ _NO_TARGETS = "dummy-target-modules"
 _HEAD_ALONE = "none"
 _PEFT_PREFIX = "base_model.model."
 #: PEFT types of the methods with ``needs_bare_layers``.
-BARE_TYPES = ("ADALORA", "HRA", "MISS", "SHIRA")
+BARE_TYPES = ("ADALORA", "GLORA", "HRA", "MISS", "SHIRA")
 #: What follows an adapter's name in a parameter's name.
 _RESTS = ("", ".weight")
 
@@ -441,11 +445,26 @@ def _copy_over_frozen(model: Any, shape: ModelShape) -> tuple[Any, set[int]]:
     views: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not name.startswith(prefixes):
-            view = torch.nn.Parameter(parameter.detach(), requires_grad=False)
+            view = _view(parameter)
             memo[id(parameter)] = view
             views.append(view)
     fresh = copy.deepcopy(model, memo)
     return fresh, {id(view) for view in views}
+
+
+def _view(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+    """Return a frozen parameter over the same storage.
+
+    A quantised weight is of a class of its own and knows its scales: both stay.
+    """
+    if type(parameter) is torch.nn.Parameter:
+        return torch.nn.Parameter(parameter.detach(), requires_grad=False)
+    # The constructors of such classes would quantise anew.
+    view: torch.nn.Parameter = torch.Tensor._make_subclass(
+        type(parameter), parameter.detach(), False
+    )
+    vars(view).update(vars(parameter))
+    return view
 
 
 def _assert_count(model: Any, configuration: Configuration, shape: ModelShape) -> None:

@@ -116,9 +116,11 @@ def _with_settings(table: Table, settings: DataSettings, base: Path) -> Table:
     """Return a table that knows what the job says about its labels, pictures and recordings."""
     names = table.label_names
     if settings.label_names is not None:
-        names = dict.fromkeys(table.columns, settings.label_names)
+        names = dict.fromkeys(table.columns, tuple(settings.label_names))
     media = MediaSettings(
-        folder=base, image_shape=settings.image_shape, sample_rate=settings.sample_rate
+        folder=base,
+        image_shape=None if settings.image_shape is None else tuple(settings.image_shape),
+        sample_rate=settings.sample_rate,
     )
     return replace(table, label_names=names, media=media)
 

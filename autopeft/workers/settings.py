@@ -80,11 +80,13 @@ class DataSettings(Settings):
         description="Writes conversations for a language model: chatml, plain, or a Jinja file; "
         "default: the tokenizer's own.",
     )
-    label_names: tuple[str, ...] | None = Field(
+    label_names: list[str] | None = Field(
         None, description="Names of the labels (or tags) 0, 1, ..., where the data have numbers."
     )
-    image_shape: tuple[PositiveInt, PositiveInt, Literal[1, 3]] | None = Field(
+    image_shape: list[PositiveInt] | None = Field(
         None,
+        min_length=3,
+        max_length=3,
         description="Height, width and channels of pictures given as bytes of pixels; default: "
         "square ones, as many bytes as there are.",
     )

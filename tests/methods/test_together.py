@@ -23,7 +23,6 @@ from autopeft.workers.injection import (
 from tests.methods.cases import base_of, shape_of
 from tests.workers import families
 
-pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # PEFT's SHiRA
 FAMILIES = ("bert", "llama")
 #: One method of each family, small enough to try every set of them.
 MIXED = ("ia3", "lora", "miss", "serial-adapter", "ssf")

@@ -9,6 +9,8 @@ import pytest
 
 import autopeft
 from autopeft.cli.checking import check
+from autopeft.service.job_checks import find_warnings
+from autopeft.service.job_spec import load_job
 from tests.service.modality_jobs import DATA_SETS, write_job
 
 #: What each job reads.
@@ -58,3 +60,13 @@ def test_check_says_what_is_read_and_never_the_file_names(
     said = capsys.readouterr().out
     assert f"data: 64 train, 40 validation, 40 test rows; {DATA_SETS[name]}" in said
     assert f" from {READ[name]}; scored by " in said
+
+
+@pytest.mark.parametrize("key", ["image_shape", "sample_rate"])
+def test_settings_of_other_tasks_are_warned_of(data_folder: Path, tmp_path: Path, key: str) -> None:
+    if not (data_folder / "copa").is_dir():
+        pytest.skip("the folder of data sets holds no copa")
+    value = {"image_shape": [4, 4, 3], "sample_rate": 8000}[key]
+    path = write_job(tmp_path, data_folder, "copa", task="multiple-choice")
+    spec = load_job(path, {f"data.{key}": value})
+    assert find_warnings(spec) == [f"data.{key} is not used by task multiple-choice"]

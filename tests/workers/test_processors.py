@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers import AutoFeatureExtractor
+from transformers import AutoFeatureExtractor, AutoImageProcessor
 
 from autopeft.errors import DataError, ModelError
 from autopeft.workers.models import ModelSource, load_config, resolve_model
@@ -76,6 +76,18 @@ def test_a_saved_image_processor_is_loaded_again(tmp_path: Path) -> None:
 
     assert load_processor(source, load_config(source, 3), "image") == saved
     assert json.loads((folder / "preprocessor_config.json").read_text())["do_rescale"] is True
+
+
+@pytest.mark.parametrize("size", [8, 32, 5])
+def test_images_are_those_of_transformers_to_one_level_of_grey(tmp_path: Path, size: int) -> None:
+    pytest.importorskip("PIL")
+    ours = ImageProcessor(height=8, width=8, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    ours.save_pretrained(tmp_path)
+    theirs = AutoImageProcessor.from_pretrained(tmp_path)
+    image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    expected = theirs(image, return_tensors="np")["pixel_values"]
+
+    np.testing.assert_allclose(ours([image]), expected, atol=1.01 / 255 / 0.4)
 
 
 def test_texts_go_through_the_tokenizer(tmp_path: Path) -> None:

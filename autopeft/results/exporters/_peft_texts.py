@@ -74,8 +74,8 @@ def load(folder=Path(__file__).parent, base=None):
 
 
 def order(config):
-    """Return when a method is put in: the same order as in training."""
-    is_late = config.peft_type not in ("ADALORA", "HRA", "MISS", "SHIRA")  # these need bare layers
+    """Return when a method is put in, as in training: first what needs layers without another."""
+    is_late = config.peft_type not in ("ADALORA", "GLORA", "HRA", "MISS", "SHIRA")
     return config.is_prompt_learning, is_late, getattr(config, "injection_order", 0)
 
 
@@ -265,7 +265,9 @@ def _predict_tags(facts: Mapping[str, Any]) -> list[str]:
         'batch = tokenizer([["A", "list", "of", "words"]], is_split_into_words=True,',
         f"                  truncation=True, max_length={facts['max_tokens']}, "
         'return_tensors="pt")',
-        *_forward("[model.config.id2label[i] for i in logits[0].argmax(-1).tolist()]"),
+        "# A learned prompt has outputs of its own, in front of those of the tokens.",
+        'length = batch["input_ids"].shape[1]',
+        *_forward("[model.config.id2label[i] for i in logits[0, -length:].argmax(-1).tolist()]"),
     ]
 
 

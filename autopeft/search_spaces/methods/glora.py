@@ -25,6 +25,9 @@ class Glora(PerSite):
     title = "GLoRA"
     family = "low-rank"
     paper = "arXiv 2306.07967"
+    # PEFT computes from the weight and takes the layer's own output away again, with whatever an
+    # adapter inside it added.
+    needs_bare_layers = True
     peft_type = "GLORA"
     is_mergeable = True
     same_fields: ClassVar[Mapping[str, str]] = {

@@ -34,6 +34,7 @@ class Half(Method):
     paper = "arXiv 2404.18466"
     saved_as = "ours"
     is_mergeable = True
+    exclusive = frozenset({"normalisations"})  # it trains half of them
     module_file = "autopeft.workers.modules.full"
     # The paper trains at the rates of full fine-tuning (2e-5 for 7B models); small models and
     # about a hundred steps bear more.

@@ -32,6 +32,7 @@ class LastLayers(Method):
     paper = "arXiv 1911.03090"
     saved_as = "ours"
     is_mergeable = True
+    exclusive = frozenset({"normalisations"})  # it trains them
     is_placeable = False
     module_file = "autopeft.workers.modules.full"
     # Full fine-tuning of encoders is done with 1e-5 to 1e-4 over epochs (BERT, appendix A.3);

@@ -82,13 +82,13 @@ def read_picture(value: Any, media: MediaSettings, where: str, column: str) -> P
     return array.astype(np.uint8)
 
 
-def _is_raw(content: bytes, shape: tuple[int, int, int] | None) -> bool:
+def _is_raw(content: bytes, shape: tuple[int, ...] | None) -> bool:
     """Return whether bytes are pixels of the given shape, whatever they begin with."""
     return shape is not None and len(content) == math.prod(shape)
 
 
 def _from_pixels(
-    content: bytes, shape: tuple[int, int, int] | None, where: str, column: str
+    content: bytes, shape: tuple[int, ...] | None, where: str, column: str
 ) -> NDArray[np.uint8]:
     size = len(content)
     if shape is None:

@@ -29,7 +29,7 @@ class MediaSettings:
     """
 
     folder: Path = Path()
-    image_shape: tuple[int, int, int] | None = None
+    image_shape: tuple[int, ...] | None = None
     sample_rate: int | None = None
 
 

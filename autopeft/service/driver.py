@@ -233,6 +233,7 @@ def _write_assets(paths: JobFolder, workbench: Workbench, spec: JobSpec) -> None
             "input_roles": list(prepared.input_roles),
             "dtype": spec.model.dtype,
             "quantization": spec.model.quantization,
+            "precision": spec.training.precision,
         },
         chat_template=read_chat_template(spec.data, spec.base),
     )

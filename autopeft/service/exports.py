@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from autopeft.errors import AutopeftError, ExportError, JobFolderError
+from autopeft.errors import AutopeftError, ExportError, JobFolderError, ModelError
 from autopeft.records import TrialState
 from autopeft.results.exporters.base import EXPORTERS, ExportRequest
 from autopeft.results.job_log import JobLog
@@ -95,6 +95,8 @@ def _verified(
     """Predict the validation split again from the exported files, where its data still is."""
     from dataclasses import replace
 
+    import torch
+
     from autopeft.workers.checkpoints import VALIDATION_FILE
     from autopeft.workers.loading import load_splits
     from autopeft.workers.models import resolve_model
@@ -113,13 +115,18 @@ def _verified(
     if splits.fingerprint != log.prepared["fingerprint"]:
         return replace(report, unverified="the data changed since the search")
     local = Path(source.location)
-    compared = verify_export(
-        target,
-        splits.splits["validation"],
-        checkpoint / VALIDATION_FILE,
-        base_folder=local if local.is_dir() else None,
-        batch_size=spec.training.evaluation_batch_size,
-    )
+    try:
+        compared = verify_export(
+            target,
+            splits.splits["validation"],
+            checkpoint / VALIDATION_FILE,
+            base_folder=local if local.is_dir() else None,
+            batch_size=spec.training.evaluation_batch_size,
+            precision=spec.training.precision,
+            device="cuda" if spec.workers.gpus and torch.cuda.is_available() else "cpu",
+        )
+    except ModelError as error:
+        return replace(report, unverified=error.message)
     if not compared.is_exact:
         raise ExportError(
             f"the exported files of trial {state.trial.number} predict "

@@ -105,6 +105,7 @@ def inject(
     kept = tuple(
         ending for module in configuration.modules for ending in _frozen_endings(module.method)
     )
+    keep_in_float32(p for p in injected.parameters() if id(p) in intended)
     trainable = set_trainable(injected, intended, kept)
     _assert_set(injected, trainable, frozen)
     _assert_count(injected, configuration, shape)
@@ -410,6 +411,18 @@ def set_trainable(model: Any, intended: set[int], kept: tuple[str, ...] = ()) ->
         trains = id(parameter) in intended and not name.endswith(kept)
         parameter.requires_grad_(trains)
     return set(trainable_parameters(model))
+
+
+def keep_in_float32(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Turn parameters of half precision into float32, in place.
+
+    PEFT does so for most adapters over a base of half precision, but neither for the head, nor
+    for layers that it copies whole, nor for several adapters in one model. Parameters without
+    numbers stay as they are: what is predicted from them runs without autocast.
+    """
+    for parameter in parameters:
+        if parameter.is_floating_point() and parameter.itemsize < 4 and not parameter.is_meta:
+            parameter.data = parameter.data.float()
 
 
 def _head_parameters(model: Any, shape: ModelShape) -> list[torch.nn.Parameter]:

@@ -215,12 +215,11 @@ def autocast(model: Any, precision: Precision) -> AbstractContextManager[Any]:
 
     In bfloat16 the matrix products run in that type, whatever type the weights are stored in,
     while adapters, their gradients and AdamW's moments stay in float32. bfloat16 has float32's
-    range, so no loss scaling is needed. ``auto`` takes it where the frozen weights are stored in
-    half precision or quantised: their adapters are float32 all the same, and the two meet here.
+    range, so no loss scaling is needed. Where frozen weights are stored in half precision or
+    quantised it is taken in any case: their adapters are float32 all the same, and the two meet
+    here.
     """
-    if precision == "auto":
-        precision = "bfloat16" if _is_stored_small(model) else "float32"
-    if precision == "float32":
+    if precision != "bfloat16" and not _is_stored_small(model):
         return nullcontext()
     device = next(model.parameters()).device
     return torch.autocast(device_type=device.type, dtype=torch.bfloat16)

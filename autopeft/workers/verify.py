@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,30 @@ from autopeft.workers.injection import (
     fill_adapter,
     inject_parts,
     injection_order,
+    keep_in_float32,
     known_warnings,
 )
 from autopeft.workers.model_sources import ModelSource
-from autopeft.workers.models import auto_class, head_paths, lacking_modules, quiet_transformers
+from autopeft.workers.models import (
+    auto_class,
+    head_paths,
+    is_below,
+    lacking_modules,
+    quantization_arguments,
+    quiet_transformers,
+)
 from autopeft.workers.processors import load_processor
+from autopeft.workers.settings import Precision
 from autopeft.workers.tasks.base import TASKS, EncodingSettings, Task
-from autopeft.workers.training import evaluate
+from autopeft.workers.training import autocast, evaluate
 
-#: Differences below this part of the outputs' standard deviation are rounding.
+#: Differences below this part of the outputs' standard deviation are rounding: of float32, and
+#: of matrix products in bfloat16, whose numbers have 16 bits fewer.
 ROUNDING = 1e-4
+ROUNDING_BFLOAT16 = 0.05
 
 _CONFIG = "adapter_config.json"
+_FLOAT32 = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +58,10 @@ class VerifyReport:
         num_rows: Rows compared.
         max_abs_difference: Largest difference of any raw output.
         num_prediction_mismatches: Rows that differ by more than rounding, which is
-            :data:`ROUNDING` of the recorded outputs' standard deviation (another device sums
-            in another order): whose recorded class leads the rebuilt one by more than that,
-            or, for regression, whose values lie further apart.
+            :data:`ROUNDING` (:data:`ROUNDING_BFLOAT16`) of the recorded outputs' standard
+            deviation (another device sums in another order): whose recorded class leads the
+            rebuilt one by more than that, or, for regression and language models, whose values
+            lie further apart.
         metric: Name of the metric.
         metric_value: The metric of the rebuilt model, in its own orientation.
         recorded_metric_value: The same of the recorded outputs.
@@ -73,6 +87,8 @@ def verify_export(
     *,
     base_folder: Path | None = None,
     batch_size: int = 64,
+    precision: Precision = "auto",
+    device: str = "cpu",
 ) -> VerifyReport:
     """Load an export as a stranger would and compare it with the recorded outputs.
 
@@ -85,17 +101,22 @@ def verify_export(
         recorded: ``validation.safetensors`` of the checkpoint, or its outputs and labels.
         base_folder: Local copy of the base model; by default its public name is loaded.
         batch_size: Rows in one batch.
+        precision: What the job trained and scored in.
+        device: Where to predict, best where the job did.
 
     Raises:
         ExportError: something is missing from the export, or it cannot be loaded.
+        ModelError: the base is quantised, and bitsandbytes is missing.
     """
     outputs, labels = _recorded(recorded) if isinstance(recorded, Path) else recorded
     facts = _facts(folder)
     task = TASKS.get(facts["task"])()
     if task.label_kind != "none" and len(outputs) != len(rows):
         raise ExportError(f"{len(outputs)} rows were recorded, {len(rows)} are to be compared")
-    model = load_export(folder, base_folder=base_folder)
-    rebuilt = _predict(task, model, folder, rows, labels, facts, batch_size)
+    model = load_export(folder, base_folder=base_folder, device=device)
+    rebuilt = _predict(task, model, folder, rows, labels, facts, batch_size, precision)
+    is_rough = not isinstance(autocast(model, precision), nullcontext)
+    rounding = ROUNDING_BFLOAT16 if is_rough else ROUNDING
     if len(outputs) != len(rebuilt):
         # A language model leaves rows out that are too long to have a token to train on.
         raise ExportError(f"{len(outputs)} rows were recorded, {len(rebuilt)} are to be compared")
@@ -103,53 +124,72 @@ def verify_export(
     return VerifyReport(
         num_rows=len(rebuilt),
         max_abs_difference=float(np.abs(rebuilt - outputs).max(initial=0.0)),
-        num_prediction_mismatches=int(task.mismatches(rebuilt, outputs, ROUNDING).sum()),
+        num_prediction_mismatches=int(task.mismatches(rebuilt, outputs, rounding).sum()),
         metric=metric,
         metric_value=task.predictions_to_metrics(rebuilt, labels)[metric],
         recorded_metric_value=task.predictions_to_metrics(outputs, labels)[metric],
     )
 
 
-def load_export(folder: Path, *, base_folder: Path | None = None) -> Any:
+def load_export(folder: Path, *, base_folder: Path | None = None, device: str = "cpu") -> Any:
     """Return the exported model in evaluation mode, by transformers and PEFT.
+
+    The frozen base is stored as in the search; what was trained is float32.
 
     Raises:
         ExportError: something is missing from the export, or it cannot be loaded.
+        ModelError: the base is quantised, and bitsandbytes is missing.
     """
-    from peft import PeftModel
-
     facts = _facts(folder)
     for name in facts.get("needs_modules") or ():
         importlib.import_module(name)  # makes methods known to PEFT that are not its own
     head = {"num_labels": facts["num_labels"]} if facts["num_labels"] else {}
-    trusted = bool(facts.get("trust_remote_code", False))
+    source = ModelSource(
+        location=str(base_folder or facts["base_model"]),
+        public_name=facts["base_model"],
+        revision=facts.get("revision"),
+        trust_remote_code=bool(facts.get("trust_remote_code", False)),
+        dtype=facts.get("dtype", "float32"),
+        quantization=facts.get("quantization"),
+    )
     try:
         with quiet_transformers(), known_warnings(), torch.random.fork_rng(devices=[]):
             base = auto_class(facts["task"]).from_pretrained(
-                str(base_folder or facts["base_model"]),
+                source.location,
                 **head,
                 use_safetensors=True,
-                dtype=torch.float32,
-                trust_remote_code=trusted,
-                revision=facts.get("revision") or "main",
+                dtype=source.dtype,
+                trust_remote_code=source.trust_remote_code,
+                revision=source.revision or "main",
+                **quantization_arguments(source, device),
             )
-            base.name_or_path = facts["base_model"]
-            if (folder / _CONFIG).is_file():
-                model = PeftModel.from_pretrained(base, str(folder))
-            else:
-                source = ModelSource(
-                    location=str(base_folder or facts["base_model"]),
-                    public_name=facts["base_model"],
-                    revision=facts.get("revision"),
-                )
-                model = _load_parts(base, folder, lacking_modules(base, source))
+            base.name_or_path = source.public_name
+            heads = head_paths(base, lacking_modules(base, source))
+            load = _load_single if (folder / _CONFIG).is_file() else _load_parts
+            model = load(base, folder, heads)
+            if source.quantization is None:
+                model = model.to(device)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ExportError(f"cannot load the export {folder}: {reason}") from error
     return model.eval()
 
 
-def _load_parts(base: Any, folder: Path, lacking: Sequence[str]) -> Any:
+def _load_single(base: Any, folder: Path, head: tuple[str, ...]) -> Any:
+    """Load one plain PEFT adapter as its users do."""
+    from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+
+    frozen = _frozen(base, head)
+    model = PeftModel.from_pretrained(base, str(folder))
+    if base.dtype.itemsize < _FLOAT32:
+        # PEFT copies head and normalisations in the base's precision, and loads into the copies.
+        keep_in_float32(p for p in model.parameters() if id(p) not in frozen)
+        tensors = load_peft_weights(str(folder), device="cpu")
+        set_peft_model_state_dict(model, tensors)
+    return model
+
+
+def _load_parts(base: Any, folder: Path, head: tuple[str, ...]) -> Any:
     """Inject each part as its own files describe it, in the order of training."""
     from peft import PeftConfig
 
@@ -160,11 +200,17 @@ def _load_parts(base: Any, folder: Path, lacking: Sequence[str]) -> Any:
     }
     if not configs:
         raise OSError(f"it holds neither {_CONFIG} nor parts with {HEAD}.safetensors")
-    head = head_paths(base, lacking)
+    frozen = _frozen(base, head)
     ordered = dict(sorted(configs.items(), key=lambda item: injection_order(item[1])))
     model = inject_parts(base, ordered)
+    keep_in_float32(p for p in model.parameters() if id(p) not in frozen)
     fill_adapter(model, head, read_adapter(home))
     return model
+
+
+def _frozen(base: Any, head: tuple[str, ...]) -> set[int]:
+    """Return the ``id`` of each parameter outside the head."""
+    return {id(p) for name, p in base.named_parameters() if not is_below(name, head)}
 
 
 def _predict(
@@ -175,6 +221,7 @@ def _predict(
     labels: NDArray[Any],
     facts: Mapping[str, Any],
     batch_size: int,
+    precision: Precision,
 ) -> NDArray[np.float32]:
     try:
         processor = load_processor(
@@ -185,7 +232,14 @@ def _predict(
     settings = EncodingSettings(max_tokens=facts["max_tokens"])
     split = task.encode(rows, labels, processor, settings)
     pad_token_id = facts["padding"]["pad_token_id"]
-    return evaluate(model, split, task, batch_size=batch_size, pad_token_id=pad_token_id)
+    return evaluate(
+        model,
+        split,
+        task,
+        batch_size=batch_size,
+        pad_token_id=pad_token_id,
+        precision=precision,
+    )
 
 
 def _facts(folder: Path) -> dict[str, Any]:

@@ -166,11 +166,20 @@ def test_the_space_that_spaces_shows_works(place: Path, capsys: pytest.CaptureFi
     assert run_command(capsys, "check", "job.yaml", "--set", "space=mine.yaml").code == 0
 
 
-def test_methods_lists_every_method(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("columns", [80, 200])
+def test_methods_lists_every_method(
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    columns: int,
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     listed = json.loads(run_command(capsys, "methods", "--format", "json").stdout)
-    assert {"lora", "ia3", "beft", "prefix"} <= {row["name"] for row in listed}
+    assert {"lora", "ia3", "beft", "prefix", "serial-adapter"} <= {row["name"] for row in listed}
     table = run_command(capsys, "methods").stdout
-    assert all(row["paper"] in table for row in listed)
+    assert all(row["name"] in table for row in listed)
+    offered = [row["paper"] for row in listed if row["unavailable"] is None]
+    assert all(paper in table for paper in offered) is (columns == 200)
 
 
 def test_doctor_reports_versions_and_devices(

@@ -143,7 +143,7 @@ measures how much.
 {code}
 ```
 
-The base model is loaded by its public name; put a folder there if you keep a copy.
+{_base_model_note(facts)}
 
 ## Files
 
@@ -151,6 +151,17 @@ The base model is loaded by its public name; put a folder there if you keep a co
 - the tokenizer's files
 - `autopeft.json`: labels, text length, padding and the facts of the trial
 """
+
+
+def _base_model_note(facts: Mapping[str, Any]) -> str:
+    """Say where the base model is found."""
+    built = facts.get("built_by")
+    if built:
+        return (
+            f"The base model is on no hub: `{built}` builds it (or finds it) and prints its "
+            f"folder. Put that folder in place of `{facts['base_model']}`."
+        )
+    return "The base model is loaded by its public name; put a folder there if you keep a copy."
 
 
 def _figure(value: float | None) -> str:

@@ -32,6 +32,9 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 HEAD_FILE = "head.safetensors"
 
+#: Names of models that are built on the user's machine begin so in a job file.
+BUILT_NAME = "docstring-lm"
+BUILT_MODELS = f"builtin:{BUILT_NAME}"
 #: Bytes of a saved number: adapters are trained and saved as float32.
 _FLOAT32 = 4
 #: What a processor of each modality leaves behind.
@@ -135,6 +138,7 @@ def _facts(request: ExportRequest) -> dict[str, Any]:
         "dtype": "float32",
         **facts,
         "schema_version": SCHEMA_VERSION,
+        "built_by": _build_command(request.job),
         "needs_modules": _needed_modules(trial.configuration.methods),
         "job": request.job.get("name"),
         "trial": {
@@ -150,6 +154,13 @@ def _facts(request: ExportRequest) -> dict[str, Any]:
             **state.costs.to_json(),
         },
     }
+
+
+def _build_command(job: Mapping[str, Any]) -> str | None:
+    """Return the command that builds the job's base model; None where it is published."""
+    name = str((job.get("model") or {}).get("name", ""))
+    built = name.removeprefix(BUILT_MODELS)
+    return None if built == name else f"autopeft build {BUILT_NAME}{built}"
 
 
 def _needed_modules(methods: Iterable[str]) -> list[str]:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from autopeft.workers.memory.answers import answer, tensors_in
 
 #: Where a storage was made: path of the innermost module running, and how many that module
 #: had made before it in the same forward pass.
@@ -109,13 +110,12 @@ class StorageLabels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return enter, leave
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for leaf in tree_leaves((args, kwargs)):
-            if isinstance(leaf, torch.Tensor):
-                self._label(leaf.untyped_storage(), is_input=True)
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self._label(leaf.untyped_storage(), is_input=False)
+        kwargs = kwargs or {}
+        for tensor in tensors_in((args, *kwargs.values())):
+            self._label(tensor.untyped_storage(), is_input=True)
+        result = answer(func, args, kwargs)
+        for tensor in tensors_in(result):
+            self._label(tensor.untyped_storage(), is_input=False)
         return result
 
     def _label(self, storage: torch.UntypedStorage, *, is_input: bool) -> None:
@@ -164,10 +164,9 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self._enter(leaf.untyped_storage())
+        result = answer(func, args, kwargs or {})
+        for tensor in tensors_in(result):
+            self._enter(tensor.untyped_storage())
         self.peak = max(self.peak, self.now)
         return result
 

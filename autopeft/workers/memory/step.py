@@ -14,6 +14,7 @@ from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.workers.injection import inject
 from autopeft.workers.memory.accounting import Label, LiveBytes, SavedStorages, StorageLabels
+from autopeft.workers.memory.answers import QuickAnswers
 from autopeft.workers.memory.depth import cut_config, cut_shape, layer_of, layer_prefixes
 from autopeft.workers.memory.inputs import Input, default_inputs, meta_batch
 from autopeft.workers.memory.kernels import Device, use_kernels_of
@@ -102,7 +103,7 @@ class TrainingStep:
     def saved_bytes(self, model: Any) -> int:
         """Return what autograd keeps at the end of the forward pass, in bytes."""
         saved = SavedStorages(model)
-        with saved:
+        with saved, QuickAnswers():
             loss = self.loss(model)
         num_bytes = saved.num_bytes()
         del loss

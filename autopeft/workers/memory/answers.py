@@ -1,0 +1,120 @@
+"""Remember what operations on the meta device give out: sizes follow from sizes.
+
+On the meta device torch works out many results in Python, at up to a millisecond an operation.
+The passes that account for a model repeat a few hundred operations thousands of times, so the
+sizes of each result are kept for the process, by operation and sizes of its arguments.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+#: Size, stride and type of a tensor.
+_Description = tuple[torch.Size, tuple[int, ...], torch.dtype]
+#: Descriptions of all results, and whether they came as one tensor.
+_Answer = tuple[tuple[_Description | None, ...], bool]
+
+#: Answers kept at most; beyond that all are forgotten.
+MOST_ANSWERS = 100_000
+
+_answers: dict[Any, _Answer | None] = {}
+_is_functional: dict[Any, bool] = {}
+
+
+class _UnknownError(Exception):
+    """An argument whose effect on the result cannot be known from sizes."""
+
+
+class QuickAnswers(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Answer every operation inside a ``with`` block from memory where that is possible."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return answer(func, args, kwargs or {})
+
+
+def answer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operation, or give fresh tensors of the sizes it gave out before.
+
+    Only for operations that neither change nor share the storage of an argument, on tensors
+    of the meta device; all others are run.
+    """
+    functional = _is_functional.get(func)
+    if functional is None:
+        schema = func._schema
+        functional = not schema.is_mutable and all(r.alias_info is None for r in schema.returns)
+        _is_functional[func] = functional
+    if not functional:
+        return func(*args, **kwargs)
+    try:
+        key = (func, _key(args), _key(tuple(kwargs.items())) if kwargs else ())
+        known = _answers.get(key, ())
+    except (_UnknownError, TypeError):
+        return func(*args, **kwargs)
+    if known:
+        found = [None if each is None else _fresh(each) for each in known[0]]
+        return found[0] if known[1] else tuple(found)
+    result = func(*args, **kwargs)
+    if known == ():
+        if len(_answers) >= MOST_ANSWERS:
+            _answers.clear()
+        _answers[key] = _described(result, args)
+    return result
+
+
+def _key(value: Any) -> Any:
+    """Return all that a result's sizes depend on.
+
+    Raises:
+        _UnknownError: it depends on more.
+    """
+    kind = type(value)
+    if kind is torch.Tensor or kind is torch.nn.Parameter:
+        if value.device.type != "meta" or value.is_complex():
+            raise _UnknownError
+        return value.shape, value.stride(), value.dtype
+    if kind is tuple or kind is list:
+        return (kind, *[_key(each) for each in value])
+    if isinstance(value, torch.Tensor):
+        raise _UnknownError
+    return kind, value
+
+
+def _described(result: Any, args: Any) -> _Answer | None:
+    """Return what :func:`answer` needs to give such a result again, None where it cannot."""
+    is_single = isinstance(result, torch.Tensor)
+    results = (result,) if is_single else result
+    if type(results) is not tuple:
+        return None
+    storages = {tensor.untyped_storage()._cdata for tensor in tensors_in(args)}
+    described: list[_Description | None] = []
+    for each in results:
+        if each is None:
+            described.append(None)
+            continue
+        if type(each) is not torch.Tensor or each.device.type != "meta" or each.is_complex():
+            return None
+        storage = each.untyped_storage()
+        description = (each.shape, each.stride(), each.dtype)
+        same_size = _fresh(description).untyped_storage().nbytes() == storage.nbytes()
+        if storage._cdata in storages or each.storage_offset() or not same_size:
+            return None
+        storages.add(storage._cdata)
+        described.append(description)
+    return tuple(described), is_single
+
+
+def _fresh(description: _Description) -> torch.Tensor:
+    size, stride, dtype = description
+    return torch.empty_strided(size, stride, dtype=dtype, device="meta")
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """Return all tensors among arguments or results, those in tuples and lists included."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, tuple | list):
+        return [tensor for each in value for tensor in tensors_in(each)]
+    return []

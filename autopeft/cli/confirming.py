@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,12 @@ def _print(result: Confirmation, console: Console) -> None:
     console.print(table)
     for role, finalist in (("winner", result.winner), ("tuned LoRA", result.baseline)):
         console.print(f"{role}: {finalist.state.trial.configuration}", highlight=False)
+    if result.answer_metric is not None:
+        values = "; ".join(
+            f"{role} {finalist.answer_mean:.4f} ({_by_seed(finalist.answer_values)})"
+            for role, finalist in (("winner", result.winner), ("tuned LoRA", result.baseline))
+        )
+        console.print(f"Generated answers, {result.answer_metric}: {values}", highlight=False)
     low, high = result.interval
     console.print(
         f"Difference: {result.difference:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}] "
@@ -66,7 +73,11 @@ def _cells(finalist: Finalist) -> list[str]:
         str(finalist.state.trial.number),
         f"{finalist.state.score:.4f}",
         f"{finalist.mean:.4f}",
-        " ".join(f"{value:.4f}" for value in finalist.metric_values),
+        _by_seed(finalist.metric_values),
         count_text(costs.num_trainable_parameters),
         bytes_text(costs.train_memory_bytes),
     ]
+
+
+def _by_seed(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.4f}" for value in values)

@@ -54,6 +54,8 @@ class Finalist:
         seeds: Seeds of the retrainings.
         scores: Test scores by seed, oriented so that more is better.
         metric_values: The same in the metric's own orientation.
+        answer_values: What the job's own metric says of the generated answers to the test
+            split, by seed; empty where the job has none.
     """
 
     job: Path
@@ -61,11 +63,17 @@ class Finalist:
     seeds: tuple[int, ...]
     scores: tuple[float, ...]
     metric_values: tuple[float, ...]
+    answer_values: tuple[float, ...] = ()
 
     @property
     def mean(self) -> float:
         """Mean test value of the metric."""
         return float(np.mean(self.metric_values))
+
+    @property
+    def answer_mean(self) -> float | None:
+        """Mean of the answers' metric; None where the job has none."""
+        return float(np.mean(self.answer_values)) if self.answer_values else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +87,7 @@ class Confirmation:
         difference: Mean score of the winner minus that of the baseline; more is better.
         interval: 95 % interval of the difference, over seeds and test examples together.
         num_test_rows: Rows of the test split.
+        answer_metric: Name of the job's own metric of generated answers; None where it has none.
     """
 
     metric: str
@@ -87,6 +96,7 @@ class Confirmation:
     difference: float
     interval: tuple[float, float]
     num_test_rows: int
+    answer_metric: str | None = None
 
     @property
     def verdict(self) -> str:
@@ -104,6 +114,7 @@ class Confirmation:
         """Return a JSON-able dictionary."""
         return {
             "metric": self.metric,
+            **({} if self.answer_metric is None else {"answer_metric": self.answer_metric}),
             "winner": _finalist_json(self.winner),
             "baseline": _finalist_json(self.baseline),
             "difference": self.difference,
@@ -170,6 +181,8 @@ def confirm_job(
     measured = _train(spec, paths.confirmation, checkpoints, workbench, states, seeds, observer)
     task = TASKS.get(workbench.prepared.task)()
     metric = workbench.prepared.metric
+    answers = workbench.plan.generation
+    answer_metric = None if answers is None else answers.metric.name
     finalists = {
         role: Finalist(
             job=folder if role == "winner" else baseline_folder,
@@ -177,6 +190,11 @@ def confirm_job(
             seeds=seeds,
             scores=tuple(measured[role, seed].score for seed in seeds),
             metric_values=tuple(measured[role, seed].curve[-1].metrics[metric] for seed in seeds),
+            answer_values=tuple(
+                measured[role, seed].curve[-1].metrics[answer_metric]
+                for seed in seeds
+                if answer_metric is not None
+            ),
         )
         for role, state in states.items()
     }
@@ -197,6 +215,7 @@ def confirm_job(
         difference=difference,
         interval=interval,
         num_test_rows=workbench.prepared.num_rows["test"],
+        answer_metric=answer_metric,
     )
 
 
@@ -396,5 +415,6 @@ def _finalist_json(finalist: Finalist) -> dict[str, Any]:
         "seeds": list(finalist.seeds),
         "metric_values": list(finalist.metric_values),
         "mean": finalist.mean,
+        **({"answer_values": list(finalist.answer_values)} if finalist.answer_values else {}),
         **trial.costs.to_json(),
     }

@@ -3,7 +3,8 @@
 A checkpoint is a folder ``trial-0003-step-00032``::
 
     adapter/                 as PEFT's save_pretrained writes it; for several methods at once
-                             adapter/<method>/ for each, and adapter/head.safetensors;
+                             adapter/<method>/ for each, and adapter/head.safetensors
+                             where the task has a head;
                              adapter/training.safetensors where training goes on from more
                              than PEFT saves (the network of P-tuning)
     optimizer.safetensors    AdamW's moments, <parameter name>:<moment>
@@ -250,7 +251,8 @@ def _write_adapter(folder: Path, model: Any, shape: ModelShape) -> None:
         configs.update(model.peft_config)
     for group, tensors in groups.items():
         if group == HEAD:
-            save_file(_storable(tensors), folder / f"{HEAD}.safetensors")
+            if tensors:  # a language model has none
+                save_file(_storable(tensors), folder / f"{HEAD}.safetensors")
             continue
         part = folder / group
         config = configs[adapter_name(group)]
@@ -283,7 +285,8 @@ def read_adapter(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
         return {**groups, "": load_file(folder / _WEIGHTS)}
     for path in sorted(folder.glob(f"*/{_WEIGHTS}")):
         groups[path.parent.name] = load_file(path)
-    return {**groups, HEAD: load_file(folder / f"{HEAD}.safetensors")}
+    head = folder / f"{HEAD}.safetensors"
+    return {**groups, HEAD: load_file(head) if head.is_file() else {}}
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

@@ -37,9 +37,10 @@ from autopeft.workers.heads import PEFT_HEAD_NAMES
 from autopeft.workers.hooks import module_of
 from autopeft.workers.tasks.base import TASKS
 
-if not torch.sparse.check_sparse_tensor_invariants.is_enabled():
+_sparse_checks: Any = torch.sparse.check_sparse_tensor_invariants
+if not _sparse_checks.is_enabled():
     # As by default, but said aloud: else the products of SHiRA and FRoD in PEFT warn about it.
-    torch.sparse.check_sparse_tensor_invariants.disable()
+    _sparse_checks.disable()
 
 #: Name of the group of tensors that holds the task head of a configuration saved as parts.
 HEAD = "head"

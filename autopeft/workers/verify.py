@@ -19,8 +19,8 @@ from autopeft.errors import ExportError, JobFolderError, ModelError
 from autopeft.workers.assets import read_assets
 from autopeft.workers.checkpoints import read_adapter
 from autopeft.workers.dataset import Rows
+from autopeft.workers.heads import is_below
 from autopeft.workers.injection import (
-    HEAD,
     fill_adapter,
     inject_parts,
     injection_order,
@@ -31,7 +31,6 @@ from autopeft.workers.model_sources import ModelSource
 from autopeft.workers.models import (
     auto_class,
     head_paths,
-    is_below,
     lacking_modules,
     quantization_arguments,
     quiet_transformers,
@@ -193,13 +192,13 @@ def _load_parts(base: Any, folder: Path, head: tuple[str, ...]) -> Any:
     """Inject each part as its own files describe it, in the order of training."""
     from peft import PeftConfig
 
-    home = folder if (folder / f"{HEAD}.safetensors").is_file() else folder / "adapter"
+    home = folder if any(folder.glob(f"*/{_CONFIG}")) else folder / "adapter"
     configs = {
         path.parent.name: PeftConfig.from_pretrained(str(path.parent))
         for path in sorted(home.glob(f"*/{_CONFIG}"))
     }
     if not configs:
-        raise OSError(f"it holds neither {_CONFIG} nor parts with {HEAD}.safetensors")
+        raise OSError(f"it holds neither {_CONFIG} nor parts that have one")
     frozen = _frozen(base, head)
     ordered = dict(sorted(configs.items(), key=lambda item: injection_order(item[1])))
     model = inject_parts(base, ordered)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import combinations
 from typing import Any
 
@@ -133,3 +134,79 @@ def test_every_pair(name: str, family: str) -> None:
         except Exception as error:
             failed[names] = repr(error)[:200]
     assert failed == {}
+
+
+#: Encoders whose heads differ: a pooler that the checkpoint lacks, a dense layer, none at all.
+ENCODERS = ("deberta-v2", "modernbert", "distilbert", "roberta")
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+@pytest.mark.parametrize("names", [("lora",), ("serial-adapter",), ("lora", "serial-adapter")])
+def test_on_every_encoder(names: tuple[str, ...], family: str) -> None:
+    modules = tuple(default_of(each, family) for each in names)
+    check(Configuration(modules=modules, learning_rate=0.01), family)
+
+
+@pytest.mark.parametrize("name", ["prefix", "cartridge"])
+def test_keys_from_outside_are_not_offered_under_gradient_checkpointing(name: str) -> None:
+    shape = shape_of("llama")
+    assert get_method(name).unavailable(shape) is None
+    checkpointed = dataclasses.replace(shape, uses_gradient_checkpointing=True)
+    reason = get_method(name).unavailable(checkpointed)
+    assert reason is not None
+    assert "gradient checkpointing" in reason
+
+
+def passed_over(name: str, family: str, beside: str) -> list[str]:
+    """Return the trained tensors of a method that get no gradient beside another one."""
+    modules = tuple(everywhere(each, family) for each in sorted((name, beside)))
+    model = inject(
+        base_of(family), Configuration(modules=modules, learning_rate=0.01), shape_of(family)
+    )
+    trained = trainable_parameters(model.eval())
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in trained.values():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+    found = logits(model, family)
+    weights = torch.randn(found.shape, generator=generator)
+    gradients = torch.autograd.grad(
+        (found * weights).sum(), list(trained.values()), allow_unused=True
+    )
+    return [
+        key
+        for (key, _), gradient in zip(trained.items(), gradients, strict=True)
+        if f"part_{name}" in key and (gradient is None or not gradient.any())
+    ]
+
+
+def everywhere(name: str, family: str) -> Module:
+    """Return a method's module on every site that it has."""
+    method, shape = get_method(name), shape_of(family)
+    settings = {each.name: domain_of(each).default for each in method.dimensions(shape)}
+    if "sites" in settings:
+        (sites,) = (each for each in method.dimensions(shape) if each.name == "sites")
+        settings["sites"] = sites.values
+    return Module.of(name, tuple(range(shape.num_layers)), **settings)
+
+
+#: What computes from the weight itself, and so must be put on before what wraps the layer.
+READS_WEIGHTS = ("glora", "hra", "miss", "shira")
+
+
+@pytest.mark.parametrize("beside", ["bias", "boft", "lora", "oft", "serial-adapter", "sparse-mask"])
+@pytest.mark.parametrize("name", READS_WEIGHTS)
+def test_neither_of_two_on_a_layer_is_passed_over(name: str, beside: str) -> None:
+    space = load_space(
+        {"combine": "any", "max_methods": 2, "methods": sorted((name, beside))}, shape_of("bert")
+    )
+    assert tuple(sorted((name, beside))) in space.method_sets
+    assert passed_over(beside, "bert", name) == []
+    assert passed_over(name, "bert", beside) == []
+
+
+@pytest.mark.parametrize("other", ["half", "last-layers", "norms"])
+def test_normalisations_train_once(other: str) -> None:
+    methods = sorted(("ln-tuning", other))
+    space = load_space({"combine": "any", "max_methods": 2, "methods": methods}, shape_of("bert"))
+    assert tuple(methods) not in space.method_sets

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -74,6 +75,51 @@ def test_frozen_weights_are_shared_not_copied(tiny_base: Any, tiny_shape: ModelS
     shared = {parameter.data_ptr() for parameter in tiny_base.bert.parameters()}
 
     assert shared <= {parameter.data_ptr() for parameter in model.parameters()}
+
+
+class Quantized(torch.nn.Parameter):
+    """Stands for a weight in few bits: of another type, with scales, and made by quantising."""
+
+    scales: torch.Tensor
+
+    def __new__(cls, data: torch.Tensor, bits: int) -> Quantized:
+        found: Quantized = torch.Tensor._make_subclass(cls, data.to(torch.int8), False)
+        found.scales = torch.full((1,), float(bits))
+        return found
+
+
+def test_quantized_weights_keep_type_scales_and_storage(
+    tiny_base: Any, tiny_shape: ModelShape
+) -> None:
+    base = copy.deepcopy(tiny_base)
+    layer = base.bert.encoder.layer[0].intermediate.dense
+    layer.weight = Quantized(layer.weight, 4)
+    model = inject(base, tiny.configuration("lora"), tiny_shape, 1)
+    weight = model.get_submodule(
+        "base_model.model.bert.encoder.layer.0.intermediate.dense"
+    ).base_layer.weight
+
+    assert type(weight) is Quantized
+    assert weight is not layer.weight
+    assert weight.data_ptr() == layer.weight.data_ptr()
+    assert weight.scales is layer.weight.scales
+    assert not weight.requires_grad
+    weight.scales = None  # what bitsandbytes does in the first forward pass
+    assert layer.weight.scales is not None
+
+
+@pytest.mark.parametrize("name", ["head", "lora", "mixture-with-prefix"])
+def test_over_half_precision_what_trains_is_float32(
+    name: str, tiny_base: Any, tiny_shape: ModelShape
+) -> None:
+    base = copy.deepcopy(tiny_base).to(torch.bfloat16)
+    model = inject(base, tiny.configuration(name), tiny_shape, 1)
+    trained = trainable_parameters(model)
+
+    assert {parameter.dtype for parameter in trained.values()} == {torch.float32}
+    assert {p.dtype for p in model.parameters() if not p.requires_grad} >= {torch.bfloat16}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.isfinite(outputs(model).float()).all()
 
 
 @pytest.mark.parametrize("name", tiny.CONFIGURATIONS)

@@ -45,6 +45,17 @@ def load(folder=Path(__file__).parent, base=None):
     labels = {"id2label": dict(enumerate(facts["id2label"]))} if facts["id2label"] else {}
     if facts["num_labels"]:
         labels["num_labels"] = facts["num_labels"]
+    if facts.get("quantization"):
+        kinds = {
+            "4bit": {
+                "load_in_4bit": True,
+                "bnb_4bit_quant_type": "nf4",
+                "bnb_4bit_use_double_quant": True,
+            },
+            "8bit": {"load_in_8bit": True},
+        }
+        settings = transformers.BitsAndBytesConfig(**kinds[facts["quantization"]])
+        labels["quantization_config"] = settings
     model = getattr(transformers, facts["auto_class"]).from_pretrained(
         base or facts["base_model"],
         dtype=facts["dtype"],
@@ -54,7 +65,7 @@ def load(folder=Path(__file__).parent, base=None):
     )
     if (folder / "head.safetensors").is_file():
         head = load_file(folder / "head.safetensors")
-        unknown = model.load_state_dict(head, strict=False).unexpected_keys
+        unknown = model.load_state_dict(head, strict=False, assign=True).unexpected_keys
         if unknown:
             raise ValueError(f"the base model has no such head: {unknown[:3]}")
     parts = {path.parent.name: path.parent for path in sorted(folder.glob("*/adapter_config.json"))}
@@ -105,11 +116,13 @@ def readme(facts: Mapping[str, Any], *, is_parts: bool) -> str:
     """
     trial = facts["trial"]
     code = "\n".join([*(_load_parts(facts) if is_parts else _load_plain(facts)), *_predict(facts)])
-    files = (
-        "one folder for each method, `head.safetensors` (the task head), `load.py`"
-        if is_parts
-        else "`adapter_config.json` and `adapter_model.safetensors` (adapter and task head)"
-    )
+    has_head = facts["task"] not in (CAUSAL_LM, SEQ2SEQ_LM)
+    if is_parts:
+        head = ", `head.safetensors` (the task head)" if has_head else ""
+        files = f"one folder for each method{head}, `load.py`"
+    else:
+        held = " (adapter and task head)" if has_head else ""
+        files = f"`adapter_config.json` and `adapter_model.safetensors`{held}"
     needs = "With `transformers` and `peft` alone"
     if facts["needs_modules"]:
         needs = (
@@ -117,6 +130,16 @@ def readme(facts: Mapping[str, Any], *, is_parts: bool) -> str:
             f"{', '.join(f'`{name}`' for name in facts['needs_modules'])} installed"
         )
     job = f" of job {facts['job']!r}" if facts.get("job") else ""
+    merging = ""
+    if facts.get("is_mergeable"):
+        merging = """
+It merges into the base weights without a trace, and costs nothing then:
+
+```python
+model = model.merge_and_unload()
+model.save_pretrained("merged")
+```
+"""
     return f"""\
 # {trial["description"]}
 
@@ -144,7 +167,7 @@ measures how much.
 ```
 
 {_base_model_note(facts)}
-
+{merging}
 ## Files
 
 - {files}
@@ -246,7 +269,7 @@ def _predict_from_text(facts: Mapping[str, Any]) -> list[str]:
     return [
         f"batch = tokenizer({texts}, padding=True, truncation=True,",
         f'                  max_length={facts["max_tokens"]}, return_tensors="pt")',
-        *_forward(outcome),
+        *_forward(facts, outcome),
     ]
 
 
@@ -264,7 +287,7 @@ def _generate(facts: Mapping[str, Any]) -> list[str]:
     new = "tokens[0]" if facts["task"] == SEQ2SEQ_LM else 'tokens[0, batch["input_ids"].shape[1]:]'
     return [
         *batch,
-        "with torch.inference_mode():",
+        *_context(facts),
         "    tokens = model.generate(**batch, max_new_tokens=64, do_sample=False,",
         "                            pad_token_id=tokenizer.pad_token_id)",
         f"print(tokenizer.decode({new}, skip_special_tokens=True))",
@@ -278,7 +301,9 @@ def _predict_tags(facts: Mapping[str, Any]) -> list[str]:
         'return_tensors="pt")',
         "# A learned prompt has outputs of its own, in front of those of the tokens.",
         'length = batch["input_ids"].shape[1]',
-        *_forward("[model.config.id2label[i] for i in logits[0, -length:].argmax(-1).tolist()]"),
+        *_forward(
+            facts, "[model.config.id2label[i] for i in logits[0, -length:].argmax(-1).tolist()]"
+        ),
     ]
 
 
@@ -288,7 +313,7 @@ def _predict_choice(facts: Mapping[str, Any]) -> list[str]:
         'batch = tokenizer(["A question."] * len(choices), choices, padding=True, truncation=True,',
         f'                  max_length={facts["max_tokens"]}, return_tensors="pt")',
         "batch = {name: tensor[None] for name, tensor in batch.items()}  # one question",
-        *_forward("logits.argmax(-1).tolist()"),
+        *_forward(facts, "logits.argmax(-1).tolist()"),
     ]
 
 
@@ -297,7 +322,7 @@ def _predict_image(facts: Mapping[str, Any]) -> list[str]:
         "import numpy as np",
         "image = np.zeros((32, 32, 3), dtype=np.uint8)  # your picture: height x width x RGB",
         'batch = processor(image, return_tensors="pt")',
-        *_forward("[model.config.id2label[i] for i in logits.argmax(-1).tolist()]"),
+        *_forward(facts, "[model.config.id2label[i] for i in logits.argmax(-1).tolist()]"),
     ]
 
 
@@ -307,13 +332,26 @@ def _predict_audio(facts: Mapping[str, Any]) -> list[str]:
         "rate = extractor.sampling_rate",
         "sound = np.zeros(rate, dtype=np.float32)  # your recording at that rate, in [-1, 1]",
         'batch = extractor(sound, sampling_rate=rate, return_tensors="pt")',
-        *_forward("[model.config.id2label[i] for i in logits.argmax(-1).tolist()]"),
+        *_forward(facts, "[model.config.id2label[i] for i in logits.argmax(-1).tolist()]"),
     ]
 
 
-def _forward(outcome: str) -> list[str]:
+def _context(facts: Mapping[str, Any]) -> list[str]:
+    """Return the lines that the model runs below: in the precision it was scored in."""
+    dtype, enabled = facts.get("dtype", "float32"), ""
+    if facts.get("precision") != "bfloat16" and not facts.get("quantization"):
+        if dtype == "float32":
+            return ["with torch.inference_mode():"]
+        enabled = ", enabled=model.dtype != torch.float32" if dtype == "auto" else ""
     return [
-        "with torch.inference_mode():",
+        f"half = torch.autocast(model.device.type, torch.bfloat16{enabled})",
+        "with torch.inference_mode(), half:",
+    ]
+
+
+def _forward(facts: Mapping[str, Any], outcome: str) -> list[str]:
+    return [
+        *_context(facts),
         "    logits = model(**batch).logits",
         f"print({outcome})",
     ]

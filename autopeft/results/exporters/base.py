@@ -20,7 +20,7 @@ class ExportRequest:
         state: The completed trial.
         checkpoint: Folder of its checkpoint at the last step. Holds ``adapter/`` as PEFT's
             ``save_pretrained`` writes it (for several methods at once, ``adapter/<method>/``
-            for each part and ``adapter/head.safetensors``).
+            for each part, and ``adapter/head.safetensors`` where the task has a head).
         assets: Folder prepared by a worker at the start of the job: tokenizer files and
             ``autopeft.json`` with ``base_model`` (public name), ``task``, ``metric``,
             ``id2label`` (or null), ``max_tokens``, ``text_columns``, ``num_labels``.

@@ -20,7 +20,7 @@ from uuid import uuid4
 from safetensors import SafetensorError, safe_open
 
 from autopeft.errors import ExportError
-from autopeft.records import TrialStatus
+from autopeft.records import TrialState, TrialStatus
 from autopeft.results.exporters._peft_texts import LOADER, readme
 from autopeft.results.exporters.base import EXPORTERS, Exporter, ExportRequest
 from autopeft.results.job_log import finite_or_none
@@ -140,6 +140,7 @@ def _facts(request: ExportRequest) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "built_by": _build_command(request.job),
         "needs_modules": _needed_modules(trial.configuration.methods),
+        "is_mergeable": _is_mergeable(state) and not facts.get("quantization"),
         "job": request.job.get("name"),
         "trial": {
             "number": trial.number,
@@ -171,6 +172,13 @@ def _needed_modules(methods: Iterable[str]) -> list[str]:
         if method.saved_as == "ours" and method.module_file is not None:
             found.append(method.module_file)
     return found
+
+
+def _is_mergeable(state: TrialState) -> bool:
+    """Tell whether a configuration merges: one method that can, and that costs nothing then."""
+    methods = [get_method(name) for name in state.trial.configuration.methods]
+    is_free = state.costs.inference_extra_flops == 0
+    return is_free and len(methods) == 1 and methods[0].is_mergeable
 
 
 def _read_facts(assets: Path) -> dict[str, Any]:

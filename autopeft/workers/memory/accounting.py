@@ -109,6 +109,10 @@ class StorageLabels(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         return enter, leave
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # the wrapper that keeps torch.compile out costs more than the rest
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         for tensor in tensors_in((args, *kwargs.values())):
@@ -162,6 +166,10 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in (*model.parameters(), *model.buffers()):
             self._resident.add(tensor.untyped_storage()._cdata)
         return self
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # the wrapper that keeps torch.compile out costs more than the rest
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = answer(func, args, kwargs or {})

@@ -67,6 +67,20 @@ class Reach(Enum):
     NOTHING = "nothing"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaterStack:
+    """What a stack saves where the gradients end in one before it, as a decoder's under an encoder.
+
+    Attributes:
+        first: Bytes of its first layer, which gradients may enter at the side alone.
+        more: Bytes of any other layer beyond those of its flow, such as the keys of a
+            decoder's attention to the encoder.
+    """
+
+    first: int
+    more: int
+
+
 class ShallowModel:
     """The base model with a few layers, and what its layers save when gradients pass through.
 
@@ -149,25 +163,29 @@ class ShallowModel:
         )
 
     @cached_property
-    def tail(self) -> tuple[int, ...]:
-        """Bytes beyond the head's own and the layers', by the stack of the lowest layer.
-
-        Of an encoder this includes what the decoder's first layer saves more or less than the
-        others of its stack.
-        """
-        head = sum(self.head_only.values())
-        tails = []
+    def beyond(self) -> tuple[tuple[LaterStack, ...], ...]:
+        """What gradients that end in a stack save in the stacks after it, by both."""
+        found = []
         for place, stack in enumerate(self.stacks):
-            layers, outside = self.split(self._trained_weight[stack.top])
-            above = sum(sum(sizes.values()) for layer, sizes in layers.items() if layer > stack.top)
-            flows = sum(
-                flow * other.num_layers
-                for flow, other in zip(
-                    self.flow[place + 1 :], self.stacks[place + 1 :], strict=True
-                )
-            )
-            tails.append(sum(outside.values()) + above - flows - head)
-        return tuple(tails)
+            layers, _ = self.split(self._trained_weight[stack.top])
+            later = []
+            for other, flow in zip(
+                self.stacks[place + 1 :], self.flow[place + 1 :], strict=True
+            ):
+                start, top = (sum(layers.get(n, {}).values()) for n in (other.start, other.top))
+                more = top - flow if other.num_layers > 1 else 0
+                later.append(LaterStack(first=start, more=more))
+            found.append(tuple(later))
+        return tuple(found)
+
+    @cached_property
+    def tail(self) -> tuple[int, ...]:
+        """Bytes beyond the head's own and the layers', by the stack of the lowest layer."""
+        head = sum(self.head_only.values())
+        return tuple(
+            sum(self.split(self._trained_weight[stack.top])[1].values()) - head
+            for stack in self.stacks
+        )
 
     @cached_property
     def base_storages(self) -> Sizes:

@@ -24,12 +24,21 @@ _answers: dict[Any, _Answer | None] = {}
 _is_functional: dict[Any, bool] = {}
 
 
+#: A product of each group of rows with the matrix of its own; on the meta device torch answers
+#: it in bfloat16 alone, where every other device knows float32 too.
+_GROUPED_PRODUCT = torch.ops.aten._grouped_mm.default
+
+
 class _UnknownError(Exception):
     """An argument whose effect on the result cannot be known from sizes."""
 
 
 class QuickAnswers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Answer every operation inside a ``with`` block from memory where that is possible."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # the wrapper that keeps torch.compile out costs more than the rest
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return answer(func, args, kwargs or {})
@@ -41,6 +50,8 @@ def answer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     Only for operations that neither change nor share the storage of an argument, on tensors
     of the meta device; all others are run.
     """
+    if func is _GROUPED_PRODUCT:
+        return _grouped_product(*args, **kwargs)
     functional = _is_functional.get(func)
     if functional is None:
         schema = func._schema
@@ -62,6 +73,17 @@ def answer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             _answers.clear()
         _answers[key] = _described(result, args)
     return result
+
+
+def _grouped_product(
+    rows: torch.Tensor, columns: torch.Tensor, offsets: torch.Tensor | None = None, *_: Any, **__: Any
+) -> torch.Tensor:
+    """Return ``rows x n`` for three-dimensional ``columns``, ``groups x m x n`` for two."""
+    size: tuple[int, ...] = (rows.shape[-2], columns.shape[-1])
+    if rows.ndim == columns.ndim:
+        groups = rows.shape[0] if rows.ndim == 3 or offsets is None else offsets.shape[0]
+        size = (groups, *size)
+    return rows.new_empty(size)
 
 
 def _key(value: Any) -> Any:

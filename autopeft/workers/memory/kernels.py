@@ -40,8 +40,11 @@ def use_kernels_of(model: Any, device: Device) -> None:
     A model that was not built with ``sdpa`` attention keeps its own attention. The model's
     config changes with it.
     """
-    from transformers import AttentionInterface
+    from transformers import AttentionInterface, masking_utils
 
+    if masking_utils.find_packed_sequence_indices is not _packed_indices:
+        _packed_indices.below = masking_utils.find_packed_sequence_indices
+        masking_utils.find_packed_sequence_indices = _packed_indices
     if device == "cuda":
         for module in model.modules():
             if type(module) is nn.Dropout:
@@ -51,6 +54,21 @@ def use_kernels_of(model: Any, device: Device) -> None:
         name = f"autopeft_memory_{device}"
         AttentionInterface.register(name, attention)
         model.config._attn_implementation = name
+
+
+class _PackedIndices:
+    """Find packed examples by their positions; on the meta device there are none to find."""
+
+    below: Any = None
+
+    def __call__(self, position_ids: torch.Tensor) -> torch.Tensor | None:
+        found: torch.Tensor | None = None
+        if position_ids.device.type != "meta":
+            found = self.below(position_ids)
+        return found
+
+
+_packed_indices = _PackedIndices()
 
 
 def _attention_on_cpu(

@@ -112,26 +112,52 @@ class Predictor:
             if account.reach is Reach.EVERYTHING:
                 lowest = -1
             for layer in module.layers:
+                if not account.sources(module, self._stack_of(layer)):
+                    continue
                 by_layer.setdefault(layer, []).append((module, account))
                 lowest = layer if lowest is None else min(lowest, layer)
         layers = [0.0] * self._shape.num_layers
         if lowest is not None:
             known: dict[tuple[Any, ...], tuple[float, float]] = {}
+            bottom = self._stack_of(max(lowest, 0))
             for layer in range(max(lowest, 0), self._shape.num_layers):
                 stack = self._stack_of(layer)
                 here = by_layer.get(layer, [])
-                key = (stack, layer == lowest, *(module.method for module, _ in here))
+                starts = layer == self._stacks[stack].start and stack != bottom
+                key = (stack, starts, layer == lowest, *(module.method for module, _ in here))
                 if key not in known:
-                    known[key] = self._layer(stack, here, is_lowest=layer == lowest)
+                    added = self._layer(stack, here, is_lowest=layer == lowest)
+                    if stack != bottom:
+                        added = self._later(stack, bottom, here, added, starts=starts)
+                    known[key] = added
                 layers[layer] = known[key][0]
                 resident += known[key][1]
-            outside += self._tail(self._stack_of(max(lowest, 0)))
+            outside += self._tail(bottom)
         return Sum(
             outside=outside,
             layers=tuple(layers),
             resident=resident,
             is_approximate=any(account.is_approximate for _, account in accounts),
         )
+
+    def _later(
+        self,
+        stack: int,
+        bottom: int,
+        here: list[tuple[Module, Account]],
+        added: tuple[float, float],
+        *,
+        starts: bool,
+    ) -> tuple[float, float]:
+        """Return the same for a layer of a stack after the one that gradients end in."""
+        if self._shallow is None:
+            return added
+        later = self._shallow.beyond[bottom][stack - bottom - 1]
+        if not starts:
+            return added[0] + later.more, added[1]
+        entered = added[0] - self._flow[stack] + later.first
+        from_here = self._layer(stack, here, is_lowest=True)[0] + later.more if here else 0.0
+        return max(entered, from_here), added[1]
 
     def _layer(
         self, stack: int, here: list[tuple[Module, Account]], *, is_lowest: bool

@@ -219,7 +219,7 @@ class TrainingStep:
             if path in prefixes
         ]
         try:
-            with torch.no_grad():
+            with torch.no_grad(), QuickAnswers():
                 self.loss(self._base)
         finally:
             for handle in handles:

@@ -38,6 +38,8 @@ from autopeft.workers.modules._layers import Pool, dtype_of
 
 _NAME = "autopeft_prefix_"
 IMPLEMENTATIONS = ("sdpa", "eager")
+#: What functions that stand in for ``sdpa`` on the meta device are called.
+_STAND_IN = "autopeft_memory_"
 
 
 @dataclass
@@ -108,7 +110,9 @@ class LayerPrefixTuner(MethodTuner):
                 name = settings._attn_implementation or "eager"
                 if name.startswith(_NAME):
                     continue
-                if name not in IMPLEMENTATIONS:
+                if name.startswith(_STAND_IN):
+                    ALL_ATTENTION_FUNCTIONS.register(_NAME + name, partial(attend, name))
+                elif name not in IMPLEMENTATIONS:
                     raise ValueError(
                         f"a prefix works with the attention {' or '.join(IMPLEMENTATIONS)}, "
                         f"the model uses {name!r}: load it with attn_implementation='sdpa'"
@@ -170,7 +174,7 @@ def _is_causal(implementation: str, module: nn.Module, queries: int, kwargs: Any
     """Tell whether the function below would look back only, given no mask."""
     asked = kwargs.get("is_causal")
     causal = getattr(module, "is_causal", True) if asked is None else asked
-    return implementation == "sdpa" and queries > 1 and bool(causal)
+    return implementation != "eager" and queries > 1 and bool(causal)
 
 
 def _gated(

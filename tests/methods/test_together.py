@@ -202,7 +202,9 @@ def test_neither_of_two_on_a_layer_is_passed_over(name: str, beside: str) -> Non
     )
     assert tuple(sorted((name, beside))) in space.method_sets
     assert passed_over(beside, "bert", name) == []
-    assert passed_over(name, "bert", beside) == []
+    # An offset that is the same for all features goes unnoticed before a normalisation.
+    found = [key for key in passed_over(name, "bert", beside) if ".glora_E." not in key]
+    assert found == []
 
 
 @pytest.mark.parametrize("other", ["half", "last-layers", "norms"])

@@ -104,8 +104,8 @@ def test_quantized_weights_keep_type_scales_and_storage(
     assert weight.data_ptr() == layer.weight.data_ptr()
     assert weight.scales is layer.weight.scales
     assert not weight.requires_grad
-    weight.scales = None  # what bitsandbytes does in the first forward pass
-    assert layer.weight.scales is not None
+    del weight.scales  # as bitsandbytes takes them away in the first forward pass
+    assert layer.weight.scales.item() == 4.0
 
 
 @pytest.mark.parametrize("name", ["head", "lora", "mixture-with-prefix"])

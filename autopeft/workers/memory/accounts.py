@@ -138,9 +138,8 @@ class ShallowModel:
         """Bytes of a layer that gradients flow through, by stack."""
         flows = []
         for stack in self.stacks:
-            lower, upper = self._trained_weight[stack.start], self._trained_weight[stack.top]
-            between = max(1, stack.num_layers - 1)
-            flows.append((sum(lower.values()) - sum(upper.values())) // between)
+            layers, _ = self.split(self._trained_weight[stack.start])
+            flows.append(sum(layers.get(stack.top, {}).values()))
         return tuple(flows)
 
     @cached_property
@@ -344,6 +343,7 @@ class Accountant:
         )
         groups = self._groups(model, subset_names)
         shares, outside, reach = self._shares(model, module, groups, subset_names)
+        shares = self._corrected(shares, everything, method, has_outside=_OUTSIDE in groups)
         resident = {place: float(amount[1]) for place, amount in corner.items() if amount[1]}
         numeric = [d for d in dimensions if is_numeric(d)]
         return Account(
@@ -354,6 +354,37 @@ class Accountant:
             subset_names=subset_names,
             reach=reach,
         )
+
+    def _corrected(
+        self, shares: Mapping[Place, LayerShare], saved: Sizes, method: str, *, has_outside: bool
+    ) -> dict[Place, LayerShare]:
+        """Return shares that together give what is saved where the whole method trains.
+
+        Apart they may not: a method can stand in the way of what its layer saves without it,
+        as attention to longer keys does of the layer's own.
+        """
+        layers, _ = self._shallow.split(saved)
+        corrected = dict(shares)
+        for place, stack in enumerate(self._shallow.stacks):
+            here = [where for where in shares if where[0] == place]
+            if not here or stack.num_layers == 1:
+                continue
+            extra = {k: v for where in here for k, v in shares[where].extra.items()}
+            low = {k: v for where in here for k, v in shares[where].low.items()}
+            start, top = (sum(layers.get(n, {}).values()) for n in (stack.start, stack.top))
+            more = top - self._shallow.flow[place] - sum(extra.values())
+            lower = max(shares[where].low_bytes for where in here)
+            below = start - max(lower, sum(low.values())) - sum(extra.values()) - more
+            if has_outside or lower:
+                below = 0
+            for where in here:
+                mine, part = shares[where], (method, "whole", where[1])
+                corrected[where] = LayerShare(
+                    low={**mine.low, part: below // len(here)} if below else mine.low,
+                    extra={**mine.extra, part: more // len(here)} if more else mine.extra,
+                    low_bytes=mine.low_bytes,
+                )
+        return corrected
 
     def _build(self, module: Module) -> Any:
         return self._shallow.step.build(Configuration(modules=(module,), learning_rate=1.0))

@@ -1,0 +1,55 @@
+"""What ``autopeft confirm`` prints."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from autopeft.cli import confirming
+from autopeft.records import Costs, Trial, TrialState, TrialStatus
+from autopeft.service.confirmation import Confirmation, Finalist
+from tests.results.jobs import make_measurement
+from tests.workers import tiny
+
+
+def finalist(number: int, answers: tuple[float, ...]) -> Finalist:
+    costs = Costs(num_trainable_parameters=10, num_adapter_parameters=5, train_memory_bytes=2**20)
+    chosen = tiny.configuration("lora")
+    trial = Trial(number=number, configuration=chosen, seed=0, origin="sobol", costs=costs)
+    state = TrialState(
+        trial=trial, status=TrialStatus.COMPLETED, curve=(make_measurement(number, 8, -1.0),)
+    )
+    return Finalist(
+        job=Path("job"),
+        state=state,
+        seeds=(1, 2),
+        scores=(-1.0, -2.0),
+        metric_values=(1.0, 2.0),
+        answer_values=answers,
+    )
+
+
+@pytest.mark.parametrize("has_answers", [False, True])
+def test_the_jobs_own_metric_is_told_where_there_is_one(has_answers: bool) -> None:
+    result = Confirmation(
+        metric="loss",
+        winner=finalist(0, (0.5, 0.75) if has_answers else ()),
+        baseline=finalist(1, (0.25, 0.25) if has_answers else ()),
+        difference=0.0,
+        interval=(-1.0, 1.0),
+        num_test_rows=4,
+        answer_metric="exact_match" if has_answers else None,
+    )
+    file = io.StringIO()
+    confirming._print(result, Console(file=file, width=200))
+    line = (
+        "Generated answers, exact_match: winner 0.6250 (0.5000 0.7500); "
+        "tuned LoRA 0.2500 (0.2500 0.2500)"
+    )
+
+    assert (line in file.getvalue()) is has_answers
+    assert (result.to_json().get("answer_metric") == "exact_match") is has_answers
+    assert ("answer_values" in result.to_json()["winner"]) is has_answers

@@ -31,6 +31,8 @@ def test_facts(tmp_path: Path, tiny_plan: WorkerPlan) -> None:
         "base_model": "tiny-bert",
         "revision": None,
         "trust_remote_code": False,
+        "auto_class": "AutoModelForSequenceClassification",
+        "modality": "text",
         "padding": {"side": "right", "pad_token_id": 0},
     }
 

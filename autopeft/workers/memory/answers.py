@@ -76,7 +76,11 @@ def answer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _grouped_product(
-    rows: torch.Tensor, columns: torch.Tensor, offsets: torch.Tensor | None = None, *_: Any, **__: Any
+    rows: torch.Tensor,
+    columns: torch.Tensor,
+    offsets: torch.Tensor | None = None,
+    *_: Any,
+    **__: Any,
 ) -> torch.Tensor:
     """Return ``rows x n`` for three-dimensional ``columns``, ``groups x m x n`` for two."""
     size: tuple[int, ...] = (rows.shape[-2], columns.shape[-1])

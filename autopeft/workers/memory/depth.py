@@ -93,13 +93,13 @@ def cut_shape(shape: ModelShape) -> ModelShape:
 
 
 def _num_kept(shape: ModelShape, stack: Stack) -> int:
-    """Return how many layers hold one of every kind, at least two where there are two."""
+    """Return how many layers hold one of every kind and end with two alike, where there are two."""
     firsts = [
         min(layer for layer in site.layers if layer in stack) - stack.start
         for site in shape.all_sites
         if site.layers and any(layer in stack for layer in site.layers)
     ]
-    wanted = max([NUM_KEPT, *(first + 1 for first in firsts)])
+    wanted = max([NUM_KEPT, *(first + NUM_KEPT for first in firsts)])
     return min(stack.num_layers, wanted if wanted <= MOST_KEPT else stack.num_layers)
 
 

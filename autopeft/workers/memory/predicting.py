@@ -9,19 +9,11 @@ from typing import Any
 from autopeft.records import SiteShape
 from autopeft.search_spaces.configuration import Module, Setting
 from autopeft.search_spaces.method import get_method
-from autopeft.workers.memory.accounts import (
-    LOWEST,
-    OUTSIDE,
-    Account,
-    Accountant,
-    Growth,
-    LayerShare,
-    Place,
-    Reach,
-    ShallowModel,
-    is_numeric,
-)
+from autopeft.workers.memory.accountant import Accountant
+from autopeft.workers.memory.accounts import LOWEST, OUTSIDE, Account, LayerShare, Reach
 from autopeft.workers.memory.depth import stacks_of
+from autopeft.workers.memory.growth import Growth, Place, is_numeric
+from autopeft.workers.memory.shallow import ShallowModel
 from autopeft.workers.memory.step import TrainingStep
 
 _Settings = tuple[tuple[str, Setting], ...]

@@ -13,7 +13,7 @@ from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration, Module
 from autopeft.search_spaces.space import load_space
 from autopeft.workers.memory import MemoryModel
-from autopeft.workers.memory.accounts import Accountant
+from autopeft.workers.memory.accountant import Accountant
 from tests.workers.memory.test_probe import CASES, configuration, lora
 
 SIZES = {

@@ -1,0 +1,159 @@
+"""The base model cut to a few layers: what they save when gradients pass through them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from autopeft.search_spaces.configuration import Configuration
+from autopeft.workers.memory.accounting import Label
+from autopeft.workers.memory.depth import layer_of, layer_prefixes, stacks_of
+from autopeft.workers.memory.step import TrainingStep
+
+Sizes = Mapping[Label, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaterStack:
+    """What a stack saves where the gradients end in one before it, as a decoder's under an encoder.
+
+    Attributes:
+        first: Bytes of its first layer, which gradients may enter at the side alone.
+        more: Bytes of any other layer beyond those of its flow, such as the keys of a
+            decoder's attention to the encoder.
+    """
+
+    first: int
+    more: int
+
+
+class ShallowModel:
+    """The base model with a few layers, and what its layers save when gradients pass through.
+
+    Attributes:
+        step: For the shallow model.
+        shape: Its shape.
+        stacks: Its stacks.
+        prefixes: Module paths in front of its layers' numbers.
+    """
+
+    def __init__(self, step: TrainingStep) -> None:
+        self.step = step.shallow()
+        self.shape = self.step.shape
+        self.stacks = stacks_of(self.shape)
+        self.prefixes = layer_prefixes(self.shape)
+
+    def layer_of(self, path: str) -> int | None:
+        """Return the layer of the shallow model that a path stands in."""
+        return layer_of(path, self.prefixes)
+
+    def split(self, sizes: Sizes) -> tuple[dict[int, dict[Label, int]], dict[Label, int]]:
+        """Return sizes by layer, and those outside of the layers."""
+        layers: dict[int, dict[Label, int]] = {}
+        outside: dict[Label, int] = {}
+        for label, num_bytes in sizes.items():
+            layer = self.layer_of(label[0])
+            (outside if layer is None else layers.setdefault(layer, {}))[label] = num_bytes
+        return layers, outside
+
+    @cached_property
+    def bare(self) -> Any:
+        """The shallow model with nothing but the head trained."""
+        return self.step.build(Configuration(modules=(), learning_rate=1.0))
+
+    @cached_property
+    def head_only(self) -> Sizes:
+        """What is saved where the head alone trains."""
+        return self.step.saved_by_label(self.bare)
+
+    @cached_property
+    def _trained_weight(self) -> dict[int, Sizes]:
+        """What is saved where one base weight of a layer trains, by layer."""
+        model = self.bare
+        found: dict[int, Sizes] = {}
+        for stack in self.stacks:
+            for layer in {stack.start, max(stack.start, stack.top - 1), stack.top}:
+                weight = self.step.first_weight(model, layer)
+                weight.requires_grad_(True)
+                found[layer] = self.step.saved_by_label(model)
+                weight.requires_grad_(False)
+        return found
+
+    @cached_property
+    def flow(self) -> tuple[int, ...]:
+        """Bytes of a layer that gradients flow through, by stack."""
+        flows = []
+        for stack in self.stacks:
+            lower = sum(self._trained_weight[max(stack.start, stack.top - 1)].values())
+            flows.append(lower - sum(self._trained_weight[stack.top].values()))
+        return tuple(flows)
+
+    @cached_property
+    def flow_sizes(self) -> tuple[Mapping[Label, int], ...]:
+        """Storages of the top layer of each stack where gradients flow through it."""
+        return tuple(
+            {
+                (plain_path(scope), number): size
+                for (scope, number), size in self._trained_weight[stack.start].items()
+                if stack.num_layers > 1 and self.layer_of(scope) == stack.top
+            }
+            for stack in self.stacks
+        )
+
+    @cached_property
+    def flow_labels(self) -> tuple[frozenset[Label], ...]:
+        """Names of all storages saved where one weight of a stack's first layer trains."""
+        return tuple(
+            frozenset(map(plain_label, self._trained_weight[stack.start])) for stack in self.stacks
+        )
+
+    @cached_property
+    def beyond(self) -> tuple[tuple[LaterStack, ...], ...]:
+        """What gradients that end in a stack save in the stacks after it, by both."""
+        found = []
+        for place, stack in enumerate(self.stacks):
+            layers, _ = self.split(self._trained_weight[stack.top])
+            later = []
+            for other, flow in zip(self.stacks[place + 1 :], self.flow[place + 1 :], strict=True):
+                start, top = (sum(layers.get(n, {}).values()) for n in (other.start, other.top))
+                more = top - flow if other.num_layers > 1 else 0
+                later.append(LaterStack(first=start, more=more))
+            found.append(tuple(later))
+        return tuple(found)
+
+    @cached_property
+    def tail(self) -> tuple[int, ...]:
+        """Bytes beyond the head's own and the layers', by the stack of the lowest layer."""
+        head = sum(self.head_only.values())
+        return tuple(
+            sum(self.split(self._trained_weight[stack.top])[1].values()) - head
+            for stack in self.stacks
+        )
+
+    @cached_property
+    def base_storages(self) -> Sizes:
+        """Every storage that the base model saves where all of it trains."""
+        model = self.bare
+        frozen = [p for p in model.parameters() if not p.requires_grad]
+        for parameter in frozen:
+            parameter.requires_grad_(parameter.is_floating_point())
+        sizes = self.step.saved_by_label(model)
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        return {(plain_path(scope), number): size for (scope, number), size in sizes.items()}
+
+    def stack_of(self, layer: int) -> int:
+        """Return the place of the stack that a layer of the shallow model is in."""
+        return next(place for place, stack in enumerate(self.stacks) if layer in stack)
+
+
+def plain_label(label: Label) -> Label:
+    """Return a label whose path is free of what injections put into it."""
+    return (plain_path(label[0]), label[1])
+
+
+def plain_path(path: str) -> str:
+    """Return a module path without what injections put into it."""
+    return path.removeprefix("base_model.model.").replace(".base_layer", "")

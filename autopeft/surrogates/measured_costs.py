@@ -81,8 +81,7 @@ class MeasuredCosts:
             return known
         predicted = self.of_candidates([s.trial.configuration for s in states], known)
         return [
-            replace(guess, **_measured(cost))
-            for cost, guess in zip(known, predicted, strict=True)
+            replace(guess, **_measured(cost)) for cost, guess in zip(known, predicted, strict=True)
         ]
 
     def log_feasible(self, points: Points) -> Array:

@@ -109,24 +109,20 @@ class Accountant:
         corrected = dict(shares)
         for place, stack in enumerate(self._shallow.stacks):
             here = [where for where in shares if where[0] == place]
-            if not here or stack.num_layers == 1:
-                continue
-            extra = {k: v for where in here for k, v in shares[where].extra.items()}
-            low = {k: v for where in here for k, v in shares[where].low.items()}
+            if len(here) != 1 or stack.num_layers == 1:
+                continue  # several sources have been told apart, and add up
+            mine = shares[here[0]]
             start, top = (sum(layers.get(n, {}).values()) for n in (stack.start, stack.top))
-            own = [size for label, size in extra.items() if not self._is_below(label, stack.top)]
+            own = (n for label, n in mine.extra.items() if not self._is_below(label, stack.top))
             more = top - sum(self._shallow.flow_sizes[place].values()) - sum(own)
-            lower = max(shares[where].low_bytes for where in here)
-            below = start - max(lower, sum(low.values())) - sum(extra.values()) - more
-            if has_outside or lower:
-                below = 0
-            for where in here:
-                mine, part = shares[where], (method, "whole", where[1])
-                corrected[where] = LayerShare(
-                    low={**mine.low, part: below // len(here)} if below else mine.low,
-                    extra={**mine.extra, part: more // len(here)} if more else mine.extra,
-                    low_bytes=mine.low_bytes,
-                )
+            below = start - sum(mine.low.values()) - sum(mine.extra.values()) - more
+            is_known = bool(mine.low_bytes) or has_outside
+            rest = (method, "whole", "")
+            corrected[here[0]] = LayerShare(
+                low=mine.low if is_known else {**mine.low, rest: below},
+                extra={**mine.extra, rest: more},
+                low_bytes=mine.low_bytes,
+            )
         return corrected
 
     def _is_below(self, label: Any, top: int) -> bool:

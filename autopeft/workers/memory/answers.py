@@ -36,6 +36,9 @@ class _UnknownError(Exception):
 class QuickAnswers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Answer every operation inside a ``with`` block from memory where that is possible."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # the wrapper that keeps torch.compile out costs more than the rest

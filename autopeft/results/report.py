@@ -242,7 +242,9 @@ def front_table(log: JobLog) -> Table:
         for state in front
     )
     apart = ["adapter"] if has_head else []
-    for name in ("trial", metric, "parameters", *apart, "memory", *more.values()):
+    answers = answer_metric(log)
+    scores = [metric] if answers is None else [metric, answers]
+    for name in ("trial", *scores, "parameters", *apart, "memory", *more.values()):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("configuration", overflow="fold")
     for state in front:
@@ -251,6 +253,7 @@ def front_table(log: JobLog) -> Table:
         table.add_row(
             f"{state.trial.number}{'*' if is_baseline(state) else ''}",
             f"{value:.4f}",
+            *([] if answers is None else [f"{metric_value(state, answers):.4f}"]),
             count_text(costs.num_trainable_parameters),
             *([count_text(costs.num_adapter_parameters)] if has_head else []),
             bytes_text(costs.train_memory_bytes),

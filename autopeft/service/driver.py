@@ -79,7 +79,7 @@ def run_job(spec: JobSpec, folder: Path, *, observer: Observer) -> JobLog:
         return _work(spec, paths, store, run, observer)
     except AutopeftError:
         # Nothing was found out and nothing is lost: leave no folder in the way of the next try.
-        if job_log.fold(store.read()).prepared is None:
+        if job_log.fold(store.read()).total_steps == 0:
             store.close()
             paths.remove_empty_job()
         raise

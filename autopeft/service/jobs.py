@@ -82,7 +82,7 @@ class JobFolder:
             ) from error
 
     def remove_empty_job(self) -> None:
-        """Remove the log of a job that never got to a trial, and the folder if that empties it."""
+        """Remove the log of a job that measured nothing, and the folder if that empties it."""
         for path in (*self.root.glob(f"{self.log.name}*"), self.assets, self.metric):
             if path.is_file():
                 path.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -154,7 +155,7 @@ def _shapes(model: str | None, task: str | None) -> tuple[ModelShape, ...]:
     """Return the shape of a named model, or those of two well-known ones."""
     from autopeft.search_spaces.extent import reference_shape
 
-    if model is None:
+    if model is None and task is None:
         return reference_shape(is_decoder=True), reference_shape(is_decoder=False)
     from pathlib import Path
 
@@ -162,8 +163,13 @@ def _shapes(model: str | None, task: str | None) -> tuple[ModelShape, ...]:
     from autopeft.workers.models import load_config, resolve_model
     from autopeft.workers.settings import ModelSettings
     from autopeft.workers.shapes import model_shape
+    from autopeft.workers.task_names import CAUSAL_LM
     from autopeft.workers.tasks.base import TASKS
 
+    if model is None:
+        assert task is not None
+        is_decoder = TASKS.get(task).name == CAUSAL_LM
+        return (replace(reference_shape(is_decoder=is_decoder), task=task),)
     source = resolve_model(ModelSettings.model_validate({"name": model}), Path.cwd())
     problems: list[ModelError] = []
     for name in (task,) if task else ("causal-lm", "classification"):

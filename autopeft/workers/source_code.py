@@ -92,9 +92,6 @@ def read_modules(
 ) -> Iterator[tuple[str, list[Definition]]]:
     """Yield each module's path inside its library and its definitions with a docstring.
 
-    Folders with tests and copies of other libraries are passed over, and so are modules that
-    cannot be read or parsed.
-
     Args:
         library: Import name, or :data:`STANDARD_LIBRARY`.
         seed: Orders the modules.
@@ -102,6 +99,18 @@ def read_modules(
 
     Raises:
         DataError: the library is not installed.
+    """
+    for module, source in module_sources(library, seed, is_wanted=is_wanted):
+        yield module, list(read_definitions(source, library, module))
+
+
+def module_sources(
+    library: str, seed: int, *, is_wanted: Callable[[str], bool] = lambda module: True
+) -> Iterator[tuple[str, bytes]]:
+    """Yield each module's path inside its library and its source; arguments as above.
+
+    Folders with tests and copies of other libraries are passed over, and so are modules that
+    cannot be read or are very large.
     """
     root = library_root(library)
     if root is None:
@@ -116,17 +125,24 @@ def read_modules(
         except OSError:
             continue
         if len(source) <= MAX_SOURCE_BYTES:
-            yield module, list(read_definitions(source, library, module))
+            yield module, source
+
+
+def parsed(source: bytes) -> ast.Module | None:
+    """Return the syntax tree of a module, None where it was written for another Python."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # escape sequences of somebody else's source
+        try:
+            return ast.parse(source)
+        except (SyntaxError, ValueError, RecursionError):  # or a template
+            return None
 
 
 def read_definitions(source: bytes, library: str, module: str) -> Iterator[Definition]:
     """Yield what has a docstring in a module: itself, its classes, functions and methods."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # escape sequences of somebody else's source
-        try:
-            tree = ast.parse(source)
-        except (SyntaxError, ValueError, RecursionError):  # written for another Python
-            return
+    tree = parsed(source)
+    if tree is None:
+        return
     parts = [*module.removesuffix(".py").removesuffix("__init__").strip("/").split("/")]
     names = [part for part in parts if part]
     dotted = ".".join(names if library == STANDARD_LIBRARY else [library, *names])

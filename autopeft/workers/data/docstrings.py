@@ -14,20 +14,19 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
-from itertools import groupby
-from pathlib import Path
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
 from autopeft.errors import DataError
+from autopeft.workers.data.module_splits import assign_modules
 from autopeft.workers.data.table import Table
 from autopeft.workers.dataset import SPLIT_NAMES, SplitName
+from autopeft.workers.source_code import digest, letters, library_root, module_sources, parsed
 
 #: Import name -> name of its distribution. Each is brought by a core dependency.
 LIBRARIES = {
@@ -46,17 +45,10 @@ MIN_WORDS = 8
 NUM_PER_LIBRARY = 800
 #: So that no single large module fills a library's share.
 NUM_PER_MODULE = 25
-#: Larger modules take long to parse, and are mostly tables or generated.
-MAX_SOURCE_BYTES = 150_000
-#: Share of each split in the examples of a library.
-SHARES: dict[SplitName, float] = {"train": 0.7, "validation": 0.15, "test": 0.15}
 
 #: Its letters, its module and its text.
 Example = tuple[str, str, str]
 
-_SKIPPED_FOLDERS = frozenset(
-    {"tests", "test", "testing", "externals", "_vendor", "_internal", "_lib", "thirdparty"}
-)
 _NAMES = re.compile(
     # Long names anywhere, also inside identifiers; short ones only as words of their own.
     r"scikit-?learn|sklearn|sqlalchemy|networkx|pandas|numpy|scipy|sympy|pytorch|torch"
@@ -64,7 +56,6 @@ _NAMES = re.compile(
     r"|raylet|(?<![a-z])(?:np|pd|nx|sp|sa|hf|ray)(?![a-z])|(?-i:\bRay(?=[A-Z]))",
     re.IGNORECASE,
 )
-_NOT_LETTERS = re.compile(r"[^a-z]+")
 _BLANK_LINE = re.compile(r"\n\s*\n")
 
 
@@ -92,14 +83,14 @@ def read_docstrings(
     rows: dict[SplitName, list[tuple[str, str, str]]] = {split: [] for split in SPLIT_NAMES}
     for library, examples in found.items():
         own = [example for example in examples if owners[example[0]] == 1]
-        for split, (key, _, text) in _assign_modules(own):
-            rows[split].append((_hash(seed, key), text, library))
+        for split, (key, _, text) in assign_modules(own, itemgetter(1)):
+            rows[split].append((digest(seed, key), text, library))
     tables: dict[SplitName, Table] = {}
-    digest = hashlib.sha256()
+    everything = hashlib.sha256()
     for split, chosen in rows.items():
         chosen.sort()
         for _, text, library in chosen:
-            digest.update(f"{split}\0{library}\0{text}\0".encode())
+            everything.update(f"{split}\0{library}\0{text}\0".encode())
         tables[split] = Table(
             columns={"text": [row[1] for row in chosen], "label": [row[2] for row in chosen]},
             origin=f"builtin:docstrings, split {split}",
@@ -108,7 +99,7 @@ def read_docstrings(
     return tables, {
         "source": "builtin:docstrings",
         "packages": versions,
-        "sha256": digest.hexdigest(),
+        "sha256": everything.hexdigest(),
     }
 
 
@@ -127,27 +118,20 @@ def example_text(docstring: str) -> str | None:
 
 def _examples(library: str, distribution: str, seed: int, num_wanted: int) -> Iterator[Example]:
     """Yield (key, module, text) of one library until it has enough, each key once."""
-    spec = importlib.util.find_spec(library)
-    if spec is None or spec.origin is None:
+    if library_root(library) is None:
         raise DataError(
             f"builtin:docstrings needs the source of {library}, which is not installed",
             hint=f"pip install {distribution}",
         )
-    root = Path(spec.origin).parent
-    paths = (path.relative_to(root) for path in root.rglob("*.py"))
-    modules = [path.as_posix() for path in paths if not _SKIPPED_FOLDERS & set(path.parts)]
     seen: set[str] = set()
-    for module in sorted(modules, key=lambda module: _hash(seed, library, module)):
-        source = (root / module).read_bytes()
-        if len(source) > MAX_SOURCE_BYTES:
-            continue
+    for module, source in module_sources(library, seed):
         fresh: dict[str, str] = {}
         for docstring in _docstrings(source):
             text = example_text(docstring)
-            key = "" if text is None else _NOT_LETTERS.sub("", text.casefold())
+            key = "" if text is None else letters(text)
             if text is not None and key not in seen:
                 fresh.setdefault(key, text)
-        for key in sorted(fresh, key=lambda key: _hash(seed, key))[:NUM_PER_MODULE]:
+        for key in sorted(fresh, key=lambda key: digest(seed, key))[:NUM_PER_MODULE]:
             seen.add(key)
             yield key, module, fresh[key]
         if len(seen) >= num_wanted:
@@ -155,33 +139,18 @@ def _examples(library: str, distribution: str, seed: int, num_wanted: int) -> It
 
 
 def _docstrings(source: bytes) -> Iterator[str]:
-    """Yield the docstrings of a module, its classes, functions and methods."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # escape sequences of somebody else's source
-        try:
-            module = ast.parse(source)
-        except (SyntaxError, ValueError):  # a template, or written for another Python
-            return
-    pending: list[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef] = [module]
+    """Yield the docstrings of a module, its classes, functions and methods, the last ones first.
+
+    The order is part of the data: of docstrings with equal letters the first one stays.
+    """
+    kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    pending: list[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef] = []
+    if (module := parsed(source)) is not None:
+        pending.append(module)
     while pending:
         node = pending.pop()
         docstring = ast.get_docstring(node)
         if docstring:
             yield docstring
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
             pending += [child for child in node.body if isinstance(child, kinds)]
-
-
-def _assign_modules(examples: list[Example]) -> Iterator[tuple[SplitName, Example]]:
-    """Yield each example with its split: whole modules go where most rows are still missing."""
-    counts = dict.fromkeys(SPLIT_NAMES, 0)
-    for _, members in groupby(examples, key=lambda example: example[1]):
-        module = list(members)
-        split = max(SPLIT_NAMES, key=lambda name: SHARES[name] * len(examples) - counts[name])
-        counts[split] += len(module)
-        yield from ((split, example) for example in module)
-
-
-def _hash(seed: int, *parts: str) -> str:
-    return hashlib.sha256("\0".join((str(seed), *parts)).encode()).hexdigest()

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from itertools import groupby
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
 from autopeft.errors import DataError
+from autopeft.workers.data.module_splits import assign_modules
 from autopeft.workers.data.table import Table
 from autopeft.workers.dataset import SPLIT_NAMES, SplitName
 from autopeft.workers.source_code import (
@@ -44,8 +45,6 @@ NUM_PER_LIBRARY = 1000
 #: So that no single large module fills a library's share.
 NUM_PER_MODULE = 30
 MIN_WORDS, MAX_CHARACTERS = 3, 120
-#: Share of each split in the rows of a library.
-SHARES: dict[SplitName, float] = {"train": 0.7, "validation": 0.15, "test": 0.15}
 
 #: Library, module, prompt and completion.
 Row = tuple[str, str, str, str]
@@ -75,9 +74,8 @@ def read_signatures(
                 f"{NAME} needs the source of {library}, which is not installed",
                 hint=f"pip install {distribution}",
             )
-        for split, (_, module, prompt, completion) in _assigned(
-            _read(library, seed, num_per_library, seen)
-        ):
+        found = _read(library, seed, num_per_library, seen)
+        for split, (_, module, prompt, completion) in assign_modules(found, itemgetter(1)):
             rows[split].append((digest(seed, library, module, prompt), prompt, completion))
     tables: dict[SplitName, Table] = {}
     everything = hashlib.sha256()
@@ -127,15 +125,3 @@ def _read(library: str, seed: int, num_wanted: int, seen: set[str]) -> list[Row]
         if len(rows) >= num_wanted:
             break
     return rows
-
-
-def _assigned(rows: list[Row]) -> list[tuple[SplitName, Row]]:
-    """Return each row with its split: whole modules go where most rows are still missing."""
-    counts = dict.fromkeys(SPLIT_NAMES, 0)
-    assigned: list[tuple[SplitName, Row]] = []
-    for _, members in groupby(rows, key=lambda row: row[1]):
-        module = list(members)
-        split = max(SPLIT_NAMES, key=lambda name: SHARES[name] * len(rows) - counts[name])
-        counts[split] += len(module)
-        assigned += [(split, row) for row in module]
-    return assigned

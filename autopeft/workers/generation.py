@@ -9,6 +9,7 @@ with - the batch is generated again without a cache, one whole forward pass a to
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -168,7 +169,7 @@ def generate(
     return answers
 
 
-class _Batch:
+class _Batch(ABC):
     """Some prompts, and the ways to continue them."""
 
     def __init__(self, model: Any, prompts: Sequence[tuple[int, ...]], plan: GenerationPlan):
@@ -187,12 +188,13 @@ class _Batch:
             return self._without_cache()
         return found if self._are_likeliest(found) else self._without_cache()
 
+    @abstractmethod
     def _with_cache(self) -> list[list[int]]:
-        raise NotImplementedError
+        """Return what the model generates for each prompt, keys and values kept."""
 
+    @abstractmethod
     def _logits(self, answers: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """Return for each prompt the logits after it and after each token of its answer."""
-        raise NotImplementedError
 
     def _generate(self, **inputs: torch.Tensor) -> torch.Tensor:
         from transformers import GenerationConfig

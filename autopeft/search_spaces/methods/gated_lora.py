@@ -8,6 +8,7 @@ from typing import Any
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Module
 from autopeft.search_spaces.method import METHODS, Dimension, LearningRateRange, Method
+from autopeft.search_spaces.methods._per_site import rank_dimension
 from autopeft.search_spaces.targets import (
     all_linear,
     placed_on,
@@ -34,16 +35,8 @@ class GatedLora(Method):
 
     def dimensions(self, shape: ModelShape) -> tuple[Dimension, ...]:
         """Return rank, scaling and sites; ranks above the width are left out."""
-        widest = min((min(site.in_features, site.out_features) for site in shape.sites), default=0)
-        ranks = tuple(rank for rank in RANKS if rank <= widest)
         return (
-            Dimension(
-                name="rank",
-                kind="ordinal",
-                values=ranks,
-                default=8 if 8 in ranks else max(ranks, default=8),
-                help="Rank of the update; parameters grow with it.",
-            ),
+            rank_dimension(shape.sites, RANKS, 8, "Rank of the update; parameters grow with it."),
             Dimension(
                 name="alpha_ratio",
                 kind="ordinal",

@@ -8,6 +8,7 @@ from typing import Any
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Module
 from autopeft.search_spaces.method import METHODS, Dimension, LearningRateRange, Method
+from autopeft.search_spaces.methods._per_site import rank_dimension
 from autopeft.search_spaces.targets import (
     all_linear,
     placed_on,
@@ -46,16 +47,8 @@ class Mola(Method):
 
     def dimensions(self, shape: ModelShape) -> tuple[Dimension, ...]:
         """Return rank, mean number of experts, pattern over depth, scaling and sites."""
-        widest = min((min(site.in_features, site.out_features) for site in shape.sites), default=0)
-        ranks = tuple(rank for rank in RANKS if rank <= widest)
         return (
-            Dimension(
-                name="rank",
-                kind="ordinal",
-                values=ranks,
-                default=4 if 4 in ranks else max(ranks, default=4),
-                help="Rank of each expert.",
-            ),
+            rank_dimension(shape.sites, RANKS, 4, "Rank of each expert."),
             Dimension(
                 name="experts",
                 kind="ordinal",

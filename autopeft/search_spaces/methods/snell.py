@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from autopeft.records import ModelShape, SiteShape
 from autopeft.search_spaces.configuration import Setting
 from autopeft.search_spaces.method import METHODS, Dimension, LearningRateRange
-from autopeft.search_spaces.methods._matrices import MatrixMethod, ranks_up_to, whole
+from autopeft.search_spaces.methods._matrices import MatrixMethod, rank_dimension, whole
 
 RANKS = (2, 4, 8, 16, 32, 64)
 SPARSITIES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -34,14 +34,9 @@ class Snell(MatrixMethod):
 
     def sizes(self, shape: ModelShape) -> tuple[Dimension, ...]:
         """Return rank and sparsity."""
-        ranks = ranks_up_to(shape, RANKS)
         return (
-            Dimension(
-                name="rank",
-                kind="ordinal",
-                values=ranks,
-                default=8 if 8 in ranks else max(ranks, default=8),
-                help="Numbers for each row and each column of a weight.",
+            rank_dimension(
+                shape, RANKS, default=8, help="Numbers for each row and each column of a weight."
             ),
             Dimension(
                 name="sparsity",

@@ -39,7 +39,7 @@ from safetensors.torch import load_file, save_file
 from autopeft.errors import AutopeftError, JobFolderError
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration
-from autopeft.workers.injection import (
+from autopeft.workers.adapter_tensors import (
     HEAD,
     TRAINING,
     adapter_name,

@@ -7,10 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from peft.utils import ModulesToSaveWrapper
 
+from autopeft.records import ModelShape
 from autopeft.workers.hub_access import is_hub_reachable
 from autopeft.workers.model_sources import ModelSource
+from autopeft.workers.seeds import derive_seed
 
 #: Endings of module names that PEFT trains in full for classification.
 PEFT_HEAD_NAMES = ("classifier", "score")
@@ -117,3 +122,49 @@ def _keys_of(folder: Path) -> frozenset[str] | None:
 def is_below(key: str, paths: Sequence[str]) -> bool:
     """Tell whether a module or parameter path is one of ``paths`` or inside one of them."""
     return any(key == path or key.startswith(f"{path}.") for path in paths)
+
+
+def initialise_head(
+    model: Any,
+    shape: ModelShape,
+    seed: int,
+    initial_outputs: NDArray[np.float32] | None = None,
+) -> None:
+    """Draw the task head from the seed: normal weights, zero biases, normalisations at identity.
+
+    The bias of the head's last layer starts at ``initial_outputs`` where they are given.
+
+    The standard deviation is the config's ``initializer_range`` (0.02 where it has none), as in
+    transformers. Numbers are drawn on the CPU, so that every device starts alike.
+    """
+    deviation = float(getattr(model.config, "initializer_range", None) or 0.02)
+    generator = torch.Generator().manual_seed(derive_seed(seed, "head"))
+    with torch.no_grad():
+        for path in shape.head_paths:
+            for module in model.get_submodule(path).modules():
+                for name, parameter in module.named_parameters(recurse=False):
+                    if name == "bias":
+                        parameter.zero_()
+                    elif isinstance(module, torch.nn.LayerNorm):
+                        parameter.fill_(1.0)
+                    else:
+                        drawn = torch.randn(parameter.shape, generator=generator) * deviation
+                        parameter.copy_(drawn)
+        if initial_outputs is not None:
+            biases = [
+                parameter
+                for path in shape.head_paths
+                for name, parameter in model.get_submodule(path).named_parameters()
+                if name.endswith("bias") and parameter.shape == initial_outputs.shape
+            ]
+            if biases:
+                biases[-1].copy_(torch.from_numpy(initial_outputs))
+
+
+def trained_head(module: torch.nn.Module) -> torch.nn.Module:
+    """Return the copy of a head that trains, where PEFT keeps one beside the original."""
+    if isinstance(module, ModulesToSaveWrapper):
+        trained: torch.nn.Module
+        (trained,) = module.modules_to_save.values()
+        return trained
+    return module

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -25,16 +24,16 @@ from peft import (
     PeftModel,
     get_peft_config,
     get_peft_model,
-    get_peft_model_state_dict,
     inject_adapter_in_model,
 )
-from peft.utils import ModulesToSaveWrapper
 
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.search_spaces.method import get_method
-from autopeft.workers.heads import PEFT_HEAD_NAMES
+from autopeft.workers.adapter_tensors import adapter_name, trainable_parameters
+from autopeft.workers.heads import PEFT_HEAD_NAMES, initialise_head, trained_head
 from autopeft.workers.hooks import module_of
+from autopeft.workers.seeds import seeded
 from autopeft.workers.tasks.base import TASKS
 
 _sparse_checks: Any = torch.sparse.check_sparse_tensor_invariants
@@ -42,16 +41,10 @@ if not _sparse_checks.is_enabled():
     # As by default, but said aloud: else the products of SHiRA and FRoD in PEFT warn about it.
     _sparse_checks.disable()
 
-#: Name of the group of tensors that holds the task head of a configuration saved as parts.
-HEAD = "head"
-#: Name of the group of tensors that training goes on from and PEFT does not save, such as the
-#: network that computes a prompt.
-TRAINING = "training"
 #: PEFT's own marker for an adapter that matches no module: it then trains the head alone.
 _NO_TARGETS = "dummy-target-modules"
 #: Name of the one part of a configuration without modules.
 _HEAD_ALONE = "none"
-_PEFT_PREFIX = "base_model.model."
 #: PEFT types of the methods with ``needs_bare_layers``.
 BARE_TYPES = ("ADALORA", "GLORA", "HRA", "MISS", "SHIRA")
 #: What follows an adapter's name in a parameter's name.
@@ -94,7 +87,7 @@ def inject(
         intended |= {id(parameter) for parameter in _head_parameters(injected, shape)}
     else:
         (config,) = configs.values()
-        with _seeded(seed, "adapter"), known_warnings(), _building(fresh, configs):
+        with seeded(seed, "adapter"), known_warnings(), _building(fresh, configs):
             injected = get_peft_model(fresh, config)
         _prepare(injected, configs, lambda _: "default")
         if getattr(config, "modules_to_save", None):
@@ -111,11 +104,6 @@ def inject(
     _assert_set(injected, trainable, frozen)
     _assert_count(injected, configuration, shape)
     return injected
-
-
-def trainable_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
-    """Return the parameters that train, by name, in the model's order."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def is_saved_as_parts(configuration: Configuration) -> bool:
@@ -180,7 +168,7 @@ def _inject_each(model: Any, configs: Mapping[str, PeftConfig], seed: int) -> tu
     intended: set[int] = set()
     for name, config in configs.items():
         before = {id(parameter) for parameter in model.parameters()}
-        with _seeded(seed, name), known_warnings(), _building(model, {name: config}):
+        with seeded(seed, name), known_warnings(), _building(model, {name: config}):
             if config.is_prompt_learning:
                 model = get_peft_model(model, config, adapter_name=adapter_name(name))
                 config.modules_to_save = None
@@ -221,182 +209,6 @@ def _file_of(part: str) -> Any:
     return None if part == _HEAD_ALONE else module_of(part)
 
 
-def adapter_name(part: str) -> str:
-    """Return PEFT's adapter name of a part; it is part of no key and no file."""
-    return f"part_{part}"
-
-
-def adapter_tensors(model: Any, head_paths: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
-    """Return the tensors of an injected model's adapter, trained or not, under PEFT's keys.
-
-    They are the live ones, so that writing into them writes into the model, save for those that
-    PEFT computes when it saves (a prompt that a network generates) or derives from a seed
-    (positions of a sparse update).
-
-    Args:
-        model: Injected model.
-        head_paths: Paths of the task head in the base model.
-
-    Returns:
-        ``{"": {...}}`` for one plain PEFT adapter, head included; else one group for each part
-        by method name, free of the nesting that repeated injection puts into the keys, and
-        the group ``"head"``. A group ``"training"`` is added where something trains that PEFT
-        does not save, under the names of the parameters.
-    """
-    if isinstance(model, PeftModel) and set(model.peft_config) == {"default"}:
-        groups = {"": _plain_tensors(model, head_paths)}
-    else:
-        groups = _part_tensors(model, head_paths)
-    covered = {_address(t) for group in groups.values() for t in group.values()}
-    kept = {**trainable_parameters(model), **_prompt_state(model)}
-    left = {name: each.data for name, each in kept.items() if _address(each) not in covered}
-    return {**groups, TRAINING: left} if left else groups
-
-
-def fill_adapter(
-    model: Any, head_paths: Sequence[str], stored: Mapping[str, Mapping[str, torch.Tensor]]
-) -> None:
-    """Copy stored tensors, grouped as by :func:`adapter_tensors`, into an injected model.
-
-    Raises:
-        ValueError: they belong to another model or configuration.
-    """
-    live = adapter_tensors(model, head_paths)
-    for group in sorted(live.keys() | stored.keys()):
-        inside, outside = live.get(group, {}), stored.get(group, {})
-        if inside.keys() != outside.keys():
-            odd = sorted(inside.keys() ^ outside.keys())[:3]
-            raise ValueError(f"other adapter tensors, for example {', '.join(odd)}")
-        for key, tensor in inside.items():
-            if tensor.shape != outside[key].shape:
-                raise ValueError(
-                    f"{key} has shape {tuple(outside[key].shape)}, expected {tuple(tensor.shape)}"
-                )
-            tensor.copy_(outside[key])
-
-
-def _prompt_state(model: Any) -> dict[str, torch.Tensor]:
-    """Return everything that prompts are computed from, trained or not."""
-    encoders = getattr(model, "prompt_encoder", {})
-    return {
-        f"prompt_encoder.{adapter}.{name}": tensor
-        for adapter in encoders
-        for name, tensor in encoders[adapter].state_dict().items()
-    }
-
-
-def _plain_tensors(model: PeftModel, head_paths: Sequence[str]) -> dict[str, torch.Tensor]:
-    config = model.peft_config["default"]
-    with torch.no_grad():
-        tensors = dict(get_peft_model_state_dict(model, save_embedding_layers=False))
-    if config.is_prompt_learning:
-        tensors |= _live_prompt(model, "default", tensors)
-    if not hasattr(config, "modules_to_save"):
-        base = model.get_base_model()
-        for path in head_paths:
-            for name, parameter in base.get_submodule(path).named_parameters():
-                tensors[f"{_PEFT_PREFIX}{path}.{name}"] = parameter.data
-    return tensors
-
-
-def _live_prompt(
-    model: PeftModel, adapter: str, tensors: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Replace the copies that PEFT makes of prompt tensors by the parameters themselves."""
-    encoder = model.prompt_encoder[adapter]
-    parameters = dict(encoder.named_parameters())
-    live = {key: parameters[key].data for key in tensors if key in parameters}
-    if set(parameters) - set(live) == {"embedding.weight"}:
-        live["prompt_embeddings"] = encoder.embedding.weight.data
-    return live
-
-
-def _part_tensors(model: Any, head_paths: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
-    groups: dict[str, dict[str, torch.Tensor]] = {}
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    head = {
-        f"{path}.{name}": parameter.data
-        for path in head_paths
-        for name, parameter in _trained_head(base.get_submodule(path)).named_parameters()
-    }
-    for adapter in getattr(base, "peft_config", {}):
-        tensors = get_peft_model_state_dict(base, adapter_name=adapter, save_embedding_layers=False)
-        groups[adapter.removeprefix("part_")] = {
-            _PEFT_PREFIX + key.replace(".base_layer.", "."): tensor
-            for key, tensor in tensors.items()
-        }
-    if isinstance(model, PeftModel):
-        for adapter in model.prompt_encoder:
-            with torch.no_grad():
-                prompt = dict(
-                    get_peft_model_state_dict(
-                        model, adapter_name=adapter, save_embedding_layers=False
-                    )
-                )
-            # The head has a group of its own.
-            prompt = {key: prompt[key] for key in prompt if not key.startswith("base_model.")}
-            groups[adapter.removeprefix("part_")] = prompt | _live_prompt(model, adapter, prompt)
-    groups[HEAD] = head
-    return groups
-
-
-def _trained_head(module: torch.nn.Module) -> torch.nn.Module:
-    """Return the copy of a head that trains, where PEFT keeps one beside the original."""
-    if isinstance(module, ModulesToSaveWrapper):
-        trained: torch.nn.Module
-        (trained,) = module.modules_to_save.values()
-        return trained
-    return module
-
-
-def _address(tensor: torch.Tensor) -> int:
-    return tensor.data_ptr() if tensor.device.type != "meta" else 0
-
-
-def initialise_head(
-    model: Any,
-    shape: ModelShape,
-    seed: int,
-    initial_outputs: NDArray[np.float32] | None = None,
-) -> None:
-    """Draw the task head from the seed: normal weights, zero biases, normalisations at identity.
-
-    The bias of the head's last layer starts at ``initial_outputs`` where they are given.
-
-    The standard deviation is the config's ``initializer_range`` (0.02 where it has none), as in
-    transformers. Numbers are drawn on the CPU, so that every device starts alike.
-    """
-    deviation = float(getattr(model.config, "initializer_range", None) or 0.02)
-    generator = torch.Generator().manual_seed(derive_seed(seed, "head"))
-    with torch.no_grad():
-        for path in shape.head_paths:
-            for module in model.get_submodule(path).modules():
-                for name, parameter in module.named_parameters(recurse=False):
-                    if name == "bias":
-                        parameter.zero_()
-                    elif isinstance(module, torch.nn.LayerNorm):
-                        parameter.fill_(1.0)
-                    else:
-                        drawn = torch.randn(parameter.shape, generator=generator) * deviation
-                        parameter.copy_(drawn)
-        if initial_outputs is not None:
-            biases = [
-                parameter
-                for path in shape.head_paths
-                for name, parameter in model.get_submodule(path).named_parameters()
-                if name.endswith("bias") and parameter.shape == initial_outputs.shape
-            ]
-            if biases:
-                biases[-1].copy_(torch.from_numpy(initial_outputs))
-
-
-def derive_seed(seed: int, *purpose: str | int) -> int:
-    """Return an independent 63-bit seed for a purpose; equal in any process."""
-    words = [zlib.crc32(p.encode()) if isinstance(p, str) else p for p in purpose]
-    state = np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)
-    return int(state[0] >> np.uint64(1))
-
-
 def set_trainable(model: Any, intended: set[int], kept: tuple[str, ...] = ()) -> set[str]:
     """Let exactly the intended parameters train.
 
@@ -429,7 +241,7 @@ def keep_in_float32(parameters: Iterable[torch.nn.Parameter]) -> None:
 def _head_parameters(model: Any, shape: ModelShape) -> list[torch.nn.Parameter]:
     """Return the parameters of the task head that train."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    heads = (_trained_head(base.get_submodule(path)) for path in shape.head_paths)
+    heads = (trained_head(base.get_submodule(path)) for path in shape.head_paths)
     return [parameter for head in heads for parameter in head.parameters()]
 
 
@@ -489,15 +301,6 @@ def _assert_count(model: Any, configuration: Configuration, shape: ModelShape) -
     assert built == counted, (
         f"{configuration}: PEFT built {built} trainable parameters, the space counted {counted}"
     )
-
-
-@contextmanager
-def _seeded(seed: int, *purpose: str) -> Iterator[None]:
-    """Draw from a seed of its own and leave the global random state as it was."""
-    with torch.random.fork_rng(devices=[]):
-        # PEFT draws on the CPU and moves the result to the base layer's device.
-        torch.default_generator.manual_seed(derive_seed(seed, *purpose))
-        yield
 
 
 @contextmanager

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from autopeft.workers.adapter_tensors import trainable_parameters
 from autopeft.workers.data.batches import batch_indices, collate, evaluation_batches
 from autopeft.workers.dataset import EncodedSplit
 from autopeft.workers.hooks import NO_HOOKS, Hooks
-from autopeft.workers.injection import derive_seed, trainable_parameters
+from autopeft.workers.seeds import derive_seed
 from autopeft.workers.settings import Precision, TrainingSettings
 from autopeft.workers.tasks.base import Task
 

@@ -16,12 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from autopeft.errors import ExportError, JobFolderError, ModelError
+from autopeft.workers.adapter_tensors import fill_adapter
 from autopeft.workers.assets import read_assets
 from autopeft.workers.checkpoints import read_adapter
 from autopeft.workers.dataset import Rows
 from autopeft.workers.heads import is_below
 from autopeft.workers.injection import (
-    fill_adapter,
     inject_parts,
     injection_order,
     keep_in_float32,

@@ -19,8 +19,9 @@ import torch
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration, Module
 from autopeft.search_spaces.method import METHODS, Dimension, get_method
+from autopeft.workers.adapter_tensors import trainable_parameters
 from autopeft.workers.hooks import hooks_of
-from autopeft.workers.injection import inject, trainable_parameters
+from autopeft.workers.injection import inject
 from autopeft.workers.shapes import shape_from_config
 from tests.workers import families
 

@@ -13,13 +13,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 
 from autopeft.search_spaces.method import get_method
-from autopeft.workers.injection import (
-    adapter_tensors,
-    fill_adapter,
-    inject,
-    known_warnings,
-    trainable_parameters,
-)
+from autopeft.workers.adapter_tensors import adapter_tensors, fill_adapter, trainable_parameters
+from autopeft.workers.injection import inject, known_warnings
 from tests.methods import cases
 from tests.methods.exceptions import (
     DEFAULT_MERGE_TOLERANCE,

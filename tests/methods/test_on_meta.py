@@ -9,7 +9,8 @@ import pytest
 
 from autopeft.search_spaces.configuration import Configuration, Module
 from autopeft.search_spaces.method import METHODS, get_method
-from autopeft.workers.injection import inject, trainable_parameters
+from autopeft.workers.adapter_tensors import trainable_parameters
+from autopeft.workers.injection import inject
 from autopeft.workers.shapes import meta_model
 from tests.methods import cases
 from tests.workers import families

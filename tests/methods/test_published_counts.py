@@ -17,7 +17,8 @@ from transformers import BertConfig, LlamaConfig
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration, Module
 from autopeft.search_spaces.method import METHODS, get_method
-from autopeft.workers.injection import inject, trainable_parameters
+from autopeft.workers.adapter_tensors import trainable_parameters
+from autopeft.workers.injection import inject
 from autopeft.workers.shapes import meta_model, shape_from_config
 from tests.conftest import REPOSITORY
 

@@ -14,13 +14,8 @@ from autopeft.search_spaces.configuration import Configuration, Module
 from autopeft.search_spaces.domains import domain_of
 from autopeft.search_spaces.method import METHODS, get_method
 from autopeft.search_spaces.space import SearchSpace, load_space
-from autopeft.workers.injection import (
-    BARE_TYPES,
-    adapter_tensors,
-    fill_adapter,
-    inject,
-    trainable_parameters,
-)
+from autopeft.workers.adapter_tensors import adapter_tensors, fill_adapter, trainable_parameters
+from autopeft.workers.injection import BARE_TYPES, inject
 from tests.methods.cases import base_of, shape_of
 from tests.workers import families
 

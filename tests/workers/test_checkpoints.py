@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from autopeft.errors import JobFolderError
 from autopeft.records import ModelShape
 from autopeft.workers import checkpoints
+from autopeft.workers.adapter_tensors import trainable_parameters
 from autopeft.workers.checkpoints import (
     checkpoint_name,
     list_checkpoints,
@@ -26,7 +27,7 @@ from autopeft.workers.checkpoints import (
     remove_leftovers,
     write_checkpoint,
 )
-from autopeft.workers.injection import inject, trainable_parameters
+from autopeft.workers.injection import inject
 from autopeft.workers.models import ModelSource, load_config, load_model
 from autopeft.workers.worker import WorkerPlan
 from tests.workers import tiny

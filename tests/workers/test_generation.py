@@ -13,6 +13,7 @@ import torch
 from autopeft.errors import DataError, InvalidJobError
 from autopeft.search_spaces.configuration import Configuration, Module
 from autopeft.workers import generation
+from autopeft.workers.adapter_tensors import trainable_parameters
 from autopeft.workers.answer_metrics import AnswerMetric
 from autopeft.workers.dataset import Rows
 from autopeft.workers.generation import (
@@ -22,7 +23,7 @@ from autopeft.workers.generation import (
     score_answers,
     stop_tokens,
 )
-from autopeft.workers.injection import inject, trainable_parameters
+from autopeft.workers.injection import inject
 from autopeft.workers.settings import GenerationSettings
 from autopeft.workers.shapes import shape_from_config
 from autopeft.workers.tasks.base import EncodingSettings

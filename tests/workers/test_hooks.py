@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from autopeft.records import ModelShape
+from autopeft.workers.adapter_tensors import trainable_parameters
 from autopeft.workers.hooks import NO_HOOKS, Hooks, hooks_of
-from autopeft.workers.injection import inject, trainable_parameters
+from autopeft.workers.injection import inject
 from autopeft.workers.settings import TrainingSettings
 from autopeft.workers.tasks.classification import Classification
 from autopeft.workers.training import (

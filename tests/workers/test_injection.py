@@ -5,22 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from peft import PeftModel
 
 from autopeft.records import ModelShape
-from autopeft.search_spaces.configuration import Configuration, Module
 from autopeft.search_spaces.methods.lora import Lora
-from autopeft.workers.injection import (
-    adapter_tensors,
-    derive_seed,
-    fill_adapter,
-    initialise_head,
-    inject,
-    is_saved_as_parts,
-    trainable_parameters,
-)
+from autopeft.workers.adapter_tensors import trainable_parameters
+from autopeft.workers.heads import initialise_head
+from autopeft.workers.injection import inject, is_saved_as_parts
 from autopeft.workers.models import load_config
 from autopeft.workers.shapes import meta_model, shape_from_config
 from autopeft.workers.worker import WorkerPlan
@@ -205,63 +196,3 @@ def test_only_mixtures_are_saved_as_parts(
 
     assert is_saved_as_parts(chosen) == name.startswith("mixture")
     assert isinstance(model, PeftModel) or name == "mixture"
-
-
-def test_keys_of_parts_are_those_of_plain_adapters(tiny_base: Any, tiny_shape: ModelShape) -> None:
-    groups = adapter_tensors(
-        inject(tiny_base, tiny.configuration("mixture"), tiny_shape, 1), tiny_shape.head_paths
-    )
-    plain = {
-        name: adapter_tensors(
-            inject(tiny_base, tiny.configuration(name), tiny_shape, 1), tiny_shape.head_paths
-        )[""]
-        for name in ("beft", "ia3", "lora")
-    }
-    without_head = {
-        name: {key for key in tensors if "classifier" not in key} for name, tensors in plain.items()
-    }
-
-    assert {name: set(groups[name]) for name in plain} == without_head
-    assert set(groups["head"]) == {"classifier.weight", "classifier.bias"}
-
-
-@pytest.mark.parametrize("name", tiny.CONFIGURATIONS)
-def test_filling_an_adapter_restores_every_trained_number(
-    name: str, tiny_base: Any, tiny_shape: ModelShape
-) -> None:
-    chosen = tiny.configuration(name)
-    trained = inject(tiny_base, chosen, tiny_shape, 1)
-    with torch.no_grad():
-        for parameter in trainable_parameters(trained).values():
-            parameter.add_(torch.linspace(0.1, 0.5, parameter.numel()).view_as(parameter))
-    fresh = inject(tiny_base, chosen, tiny_shape, 2)
-    fill_adapter(fresh, tiny_shape.head_paths, adapter_tensors(trained, tiny_shape.head_paths))
-
-    pairs = zip(
-        trainable_parameters(trained).items(), trainable_parameters(fresh).items(), strict=True
-    )
-    assert all(one[0] == two[0] and torch.equal(one[1], two[1]) for one, two in pairs)
-    assert torch.equal(outputs(trained), outputs(fresh))
-
-
-def test_filling_with_tensors_of_another_shape_is_refused(
-    tiny_base: Any, tiny_shape: ModelShape
-) -> None:
-    wide = Configuration(
-        modules=(Module.of("lora", tiny.LAYERS, **{**tiny.LORA.as_dict(), "rank": 4}),),
-        learning_rate=0.01,
-    )
-    stored = adapter_tensors(inject(tiny_base, wide, tiny_shape, 1), tiny_shape.head_paths)
-    model = inject(tiny_base, tiny.configuration("lora"), tiny_shape, 1)
-    with pytest.raises(ValueError, match=r"has shape \(4, 16\), expected \(2, 16\)"):
-        fill_adapter(model, tiny_shape.head_paths, stored)
-
-
-@given(seed=st.integers(0, 2**63 - 1), step=st.integers(0, 10**9))
-def test_derived_seeds_fit_torch_and_differ_by_purpose(seed: int, step: int) -> None:
-    derived = derive_seed(seed, "dropout", step)
-
-    assert 0 <= derived < 2**63
-    assert derived == derive_seed(seed, "dropout", step)
-    assert derived != derive_seed(seed, "dropout", step + 1)
-    assert derived != derive_seed(seed, "head", step)

@@ -14,7 +14,8 @@ from autopeft.errors import ModelError
 from autopeft.records import ModelShape, SiteShape
 from autopeft.search_spaces.method import get_method
 from autopeft.search_spaces.targets import all_linear
-from autopeft.workers.injection import inject, trainable_parameters
+from autopeft.workers.adapter_tensors import trainable_parameters
+from autopeft.workers.injection import inject
 from autopeft.workers.models import load_config, resolve_model
 from autopeft.workers.settings import ModelSettings
 from autopeft.workers.shapes import finding, meta_model, model_shape, shape_from_config

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopeft.records import ModelShape
+from autopeft.workers.adapter_tensors import trainable_parameters
 from autopeft.workers.data.batches import collate
 from autopeft.workers.dataset import EncodedSplit, Field
-from autopeft.workers.injection import inject, trainable_parameters
+from autopeft.workers.injection import inject
 from autopeft.workers.settings import TrainingSettings
 from autopeft.workers.tasks.classification import Classification
 from autopeft.workers.training import (

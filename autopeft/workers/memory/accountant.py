@@ -22,7 +22,7 @@ import numpy as np
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration, Module, Setting
 from autopeft.search_spaces.method import get_method
-from autopeft.workers.injection import trainable_parameters
+from autopeft.workers.adapter_tensors import trainable_parameters
 from autopeft.workers.memory.accounting import Label
 from autopeft.workers.memory.accounts import LOWEST, OUTSIDE, Account, LayerShare, Reach
 from autopeft.workers.memory.growth import Bytes, Place, Source, is_numeric, measured_growth

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration, Module
 from autopeft.search_spaces.method import get_method
-from autopeft.workers.injection import trainable_parameters
+from autopeft.workers.adapter_tensors import trainable_parameters
 from autopeft.workers.memory.depth import layer_of, layer_prefixes
 from autopeft.workers.memory.inputs import Input
 from autopeft.workers.memory.kernels import Device

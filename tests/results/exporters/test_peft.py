@@ -19,10 +19,11 @@ from autopeft.records import Costs, Trial, TrialState, TrialStatus
 from autopeft.results.exporters import _peft_texts
 from autopeft.results.exporters.base import Exporter, ExportRequest
 from autopeft.results.exporters.peft import PeftExporter
+from autopeft.workers.adapter_tensors import trainable_parameters
 from autopeft.workers.assets import write_assets
 from autopeft.workers.checkpoints import write_checkpoint
 from autopeft.workers.dataset import Rows
-from autopeft.workers.injection import inject, trainable_parameters
+from autopeft.workers.injection import inject
 from autopeft.workers.models import load_config, load_model
 from autopeft.workers.tasks.base import TASKS
 from autopeft.workers.training import evaluate

@@ -20,9 +20,10 @@ from autopeft.results.exporters.peft import PeftExporter
 from autopeft.search_spaces.configuration import Configuration, Module
 from autopeft.search_spaces.domains import domain_of
 from autopeft.search_spaces.method import get_method
+from autopeft.workers.adapter_tensors import trainable_parameters
 from autopeft.workers.assets import write_assets
 from autopeft.workers.checkpoints import read_outputs, write_checkpoint
-from autopeft.workers.injection import inject, trainable_parameters
+from autopeft.workers.injection import inject
 from autopeft.workers.models import load_config, load_model
 from autopeft.workers.tasks.base import TASKS
 from autopeft.workers.training import evaluate

@@ -14,7 +14,8 @@ from transformers import BertForSequenceClassification
 
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration, Module
-from autopeft.workers.injection import inject, trainable_parameters
+from autopeft.workers.adapter_tensors import trainable_parameters
+from autopeft.workers.injection import inject
 from autopeft.workers.memory import MemoryModel
 from autopeft.workers.memory.accounting import LiveBytes, SavedStorages
 from autopeft.workers.memory.kernels import Device

@@ -14,7 +14,8 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from autopeft.records import ModelShape, SiteShape
 from autopeft.search_spaces.configuration import Configuration, Module
 from autopeft.search_spaces.method import get_method
-from autopeft.workers.injection import inject, known_warnings, trainable_parameters
+from autopeft.workers.adapter_tensors import trainable_parameters
+from autopeft.workers.injection import inject, known_warnings
 from autopeft.workers.shapes import shape_from_config
 from tests.search_spaces.shapes import bert_shape
 from tests.workers import families

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from autopeft.search_spaces.blocks import SIZES_OF_768, sizes_for
 from autopeft.search_spaces.method import get_method
-from autopeft.workers.injection import trainable_parameters
+from autopeft.workers.adapter_tensors import trainable_parameters
 from autopeft.workers.modules import dtype_of
 from autopeft.workers.modules.compacter import Compacter, CompacterConfig
 from autopeft.workers.modules.conv_adapter import ConvAdapter, ConvAdapterConfig

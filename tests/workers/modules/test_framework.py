@@ -13,7 +13,8 @@ from torch import nn
 
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.search_spaces.targets import pattern_of, placed_sites
-from autopeft.workers.injection import adapter_tensors, fill_adapter, inject, trainable_parameters
+from autopeft.workers.adapter_tensors import adapter_tensors, fill_adapter, trainable_parameters
+from autopeft.workers.injection import inject
 from autopeft.workers.modules import Around, Beside, dtype_of, parts_of, substituted, widths_of
 from autopeft.workers.modules.ssf import Ssf
 from tests.workers.modules.building import (

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from autopeft.search_spaces.configuration import Configuration, Module
+from autopeft.workers.adapter_tensors import adapter_tensors, fill_adapter
 from autopeft.workers.hooks import hooks_of
-from autopeft.workers.injection import adapter_tensors, fill_adapter, inject
+from autopeft.workers.injection import inject
 from autopeft.workers.modules._framework import parts_of
 from autopeft.workers.modules.lottery_ticket import (
     LotteryTicketConfig,

@@ -16,28 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autopeft.errors import JobFolderError, WorkerError
-from autopeft.records import (
-    BASELINE_ORIGINS,
-    Segment,
-    SegmentFailed,
-    Trial,
-    TrialState,
-    TrialStatus,
-)
-from autopeft.results import job_log
+from autopeft.errors import JobFolderError
+from autopeft.records import BASELINE_ORIGINS, TrialState, TrialStatus
 from autopeft.results.front import ObjectiveScale, pareto_front
-from autopeft.results.job_log import JobLog, LogFolder
+from autopeft.results.job_log import JobLog
 from autopeft.results.selection import pick
-from autopeft.results.sqlite_store import SqliteStore
-from autopeft.service.driver import begin_run, create_executor
 from autopeft.service.job_spec import JobSpec
-from autopeft.service.jobs import JobFolder, open_job, recorded_versions
+from autopeft.service.jobs import JobFolder, open_job
 from autopeft.service.observer import Observer
+from autopeft.service.retraining import retrain
 from autopeft.workers.openmp import share_cores
 
 if TYPE_CHECKING:
-    from autopeft.service.preparation import Workbench
     from autopeft.workers.tasks.base import Task
 
 NUM_BOOTSTRAP = 2000
@@ -178,32 +168,23 @@ def confirm_job(
     checkpoints = paths.root / "confirmation"
     checkpoints.mkdir(exist_ok=True)
     states = {"winner": winner, "baseline": baseline}
-    measured = _train(spec, paths.confirmation, checkpoints, workbench, states, seeds, observer)
+    measured = retrain(spec, paths.confirmation, checkpoints, workbench, states, seeds, observer)
     task = TASKS.get(workbench.prepared.task)()
     metric = workbench.prepared.metric
     answers = workbench.plan.generation
     answer_metric = None if answers is None else answers.metric.name
+    jobs = {"winner": folder, "baseline": baseline_folder}
+    runs = {role: [measured[role, seed] for seed in seeds] for role in states}
     finalists = {
-        role: Finalist(
-            job=folder if role == "winner" else baseline_folder,
-            state=state,
-            seeds=seeds,
-            scores=tuple(measured[role, seed].score for seed in seeds),
-            metric_values=tuple(measured[role, seed].curve[-1].metrics[metric] for seed in seeds),
-            answer_values=tuple(
-                measured[role, seed].curve[-1].metrics[answer_metric]
-                for seed in seeds
-                if answer_metric is not None
-            ),
-        )
-        for role, state in states.items()
+        role: _finalist(jobs[role], states[role], seeds, runs[role], metric, answer_metric)
+        for role in states
     }
     difference, interval = _compare(
         task,
         metric,
         1.0 if workbench.prepared.greater_is_better else -1.0,
         [
-            [checkpoints / str(measured[role, seed].checkpoint) for seed in seeds]
+            [checkpoints / str(run.checkpoint) for run in runs[role]]
             for role in ("winner", "baseline")
         ],
         seed=spec.seed,
@@ -216,6 +197,28 @@ def confirm_job(
         interval=interval,
         num_test_rows=workbench.prepared.num_rows["test"],
         answer_metric=answer_metric,
+    )
+
+
+def _finalist(
+    job: Path,
+    state: TrialState,
+    seeds: tuple[int, ...],
+    runs: Sequence[TrialState],
+    metric: str,
+    answer_metric: str | None,
+) -> Finalist:
+    """Return what the retrainings of one configuration, one a seed, measured at their end."""
+    measured = [run.curve[-1].metrics for run in runs]
+    return Finalist(
+        job=job,
+        state=state,
+        seeds=seeds,
+        scores=tuple(run.score for run in runs),
+        metric_values=tuple(values[metric] for values in measured),
+        answer_values=()
+        if answer_metric is None
+        else tuple(values[answer_metric] for values in measured),
     )
 
 
@@ -258,103 +261,6 @@ def _best_plain_lora(folder: Path, winner_log: JobLog) -> TrialState:
             "that folder with --against",
         )
     return max(plain, key=lambda state: state.score)
-
-
-def _train(
-    spec: JobSpec,
-    log_path: Path,
-    checkpoints: Path,
-    workbench: Workbench,
-    finalists: dict[str, TrialState],
-    seeds: Sequence[int],
-    observer: Observer,
-) -> dict[tuple[str, int], TrialState]:
-    """Train every finalist from every seed that the confirmation's log does not hold yet."""
-    store = SqliteStore(log_path)
-    try:
-        run = begin_run(store)
-        folder = LogFolder()
-        for entry in store.read():
-            folder.add(entry)
-
-        def record(kind: str, data: dict[str, Any], message: str | None = None) -> None:
-            unique = job_log.unique_fact(kind, data)
-            folder.add(store.append(run, kind, data, unique=unique))
-            observer.on_log(folder.state, message)
-
-        record("job", {"spec": spec.to_json(), "versions": recorded_versions()})
-        wanted = [(role, seed) for role in finalists for seed in seeds]
-        numbers: dict[tuple[str, int], int] = {}
-        for role, seed in wanted:
-            trial = finalists[role].trial
-            known = [
-                state.trial.number
-                for state in folder.state.trials
-                if (state.trial.configuration, state.trial.seed) == (trial.configuration, seed)
-            ]
-            number = known[0] if known else len(folder.state.states)
-            if not known:
-                twin = Trial(
-                    number=number,
-                    configuration=trial.configuration,
-                    seed=seed,
-                    origin=role,
-                    costs=trial.costs,
-                )
-                record("proposal", job_log.proposal_data(twin))
-            numbers[role, seed] = number
-        todo = sorted(
-            {
-                number
-                for number in numbers.values()
-                if folder.state.states[number].step < spec.training.steps
-                or not (checkpoints / str(folder.state.states[number].checkpoint)).is_dir()
-            }
-        )
-        if todo:
-            _run_all(spec, checkpoints, workbench, folder, todo, record, observer)
-        return {key: folder.state.states[number] for key, number in numbers.items()}
-    finally:
-        store.close()
-
-
-def _run_all(
-    spec: JobSpec,
-    checkpoints: Path,
-    workbench: Workbench,
-    folder: LogFolder,
-    todo: list[int],
-    record: Any,
-    observer: Observer,
-) -> None:
-    """Train the trials numbered ``todo`` in one go each."""
-    waiting = list(todo)
-    running = 0
-    with create_executor(spec, checkpoints, workbench) as executor:
-        observer.on_phase(f"retraining: {len(todo)} runs")
-        while waiting or running:
-            while waiting and running < executor.num_workers:
-                trial = folder.state.states[waiting.pop(0)].trial
-                segment = Segment(trial=trial, from_step=0, to_step=spec.training.steps)
-                executor.submit(segment)
-                running += 1
-            event = executor.next_event()
-            if event is None:
-                continue
-            running -= 1
-            if isinstance(event, SegmentFailed):
-                raise WorkerError(
-                    f"retraining {event.segment.trial.configuration} from seed "
-                    f"{event.segment.trial.seed} failed: {event.kind.value}: {event.message}",
-                    hint="ask again: what was trained is kept",
-                )
-            measurement = event.measurement
-            record(
-                "measurement",
-                job_log.measurement_data(measurement),
-                f"{event.segment.trial.origin}, seed {event.segment.trial.seed}: "
-                f"test score {measurement.score:.4f}",
-            )
 
 
 def _compare(

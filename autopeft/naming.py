@@ -26,6 +26,16 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     return f"; valid: {', '.join(names)}" if names else ""
 
 
-def counted(number: int, noun: str) -> str:
-    """Write a number with its noun, ``1 trial`` or ``2 trials``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def or_nearest(name: str, valid: Iterable[str]) -> str:
+    """Return ``"; did you mean 'rank'?"``, or nothing where nothing is close.
+
+    For messages whose hint lists the valid names.
+    """
+    close = nearest(name, valid)
+    return f"; did you mean {close!r}?" if close is not None else ""
+
+
+def counted(number: float, noun: str) -> str:
+    """Write a number with its noun, ``1 trial``, ``2 trials`` or ``0.5 minutes``."""
+    text = str(number) if isinstance(number, int) else f"{number:g}"
+    return f"{text} {noun}" if number == 1 else f"{text} {noun}s"

@@ -21,7 +21,7 @@ from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
 from autopeft.errors import AutopeftError
-from autopeft.naming import did_you_mean
+from autopeft.naming import or_nearest
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type[Any])
@@ -71,7 +71,7 @@ class Registry(Generic[T]):
         if name not in self._classes:
             singular = self.seam.removesuffix("s")
             raise AutopeftError(
-                f"unknown {singular} {name!r}{did_you_mean(name, self._classes)}",
+                f"unknown {singular} {name!r}{or_nearest(name, self._classes)}",
                 hint=f"choose one of: {', '.join(self.names())}",
             )
         return self._classes[name]

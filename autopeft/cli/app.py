@@ -275,9 +275,9 @@ def build(
 ) -> None:
     """Build a small language model on this machine, without a network, and keep it.
 
-    docstring-lm is pretrained on the docstrings of the installed libraries, in some 25 minutes
-    on two idle cores. A search that names builtin:docstring-lm does the same at its first use.
-    Ctrl-C is safe: the next call goes on where this one stopped.
+    docstring-lm is pretrained on the docstrings of the installed libraries, in about 18 minutes
+    on two idle cores, at most 25. A search that names builtin:docstring-lm does the same at its
+    first use. Ctrl-C is safe: the next call goes on where this one stopped.
     """
     from autopeft.cli.building import build as run
 

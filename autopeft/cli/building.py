@@ -36,7 +36,7 @@ def build(name: str, *, force: bool, format_: str) -> None:
         raise typer.Exit(failures.INTERRUPTED) from None
     card = read_card(name)
     if format_ == "json":
-        typer.echo(json.dumps(card, indent=2))
+        typer.echo(json.dumps({**card, "folder": str(model_folder(name))}, indent=2))
         return
     typer.echo(_description(recipe.name, card, was_built=was_built))
 

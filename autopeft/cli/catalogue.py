@@ -73,6 +73,8 @@ def methods(format_: str, model: str | None = None, task: str | None = None) -> 
     for row in rows:
         if row["unavailable"] is not None:
             typer.echo(f"  {row['name']}: {row['unavailable']}")
+    for remark in dict.fromkeys(each for row in offered for each in row["remarks"]):
+        typer.echo(f"\n{_about(remark, offered)}: {remark}")
     if console.width < WIDE:
         typer.echo(
             f"\nA terminal of {WIDE} columns shows more (tasks, papers); --format json has all."
@@ -102,6 +104,15 @@ def _table(rows: list[dict[str, Any]], title: str, *, is_wide: bool) -> Table:
     return table
 
 
+def _about(remark: str, rows: list[dict[str, Any]]) -> str:
+    """Say which methods a remark is about, by those that it is not about where they are fewer."""
+    about = [row["name"] for row in rows if remark in row["remarks"]]
+    others = [row["name"] for row in rows if remark not in row["remarks"]]
+    if len(others) < len(about):
+        return f"all but {', '.join(others)}" if others else "all"
+    return ", ".join(about)
+
+
 def _row(method: Method, shapes: tuple[ModelShape, ...], *, is_named: bool) -> dict[str, Any]:
     """Return everything there is to say of a method, on the first shape that it is offered on."""
     from autopeft.search_spaces.extent import extent_of
@@ -127,6 +138,7 @@ def _row(method: Method, shapes: tuple[ModelShape, ...], *, is_named: bool) -> d
         "is_mergeable": method.is_mergeable,
         "deployable": _deployable(method, shape),
         "saved_as": method.saved_as,
+        "remarks": list(method.remarks(shape)) if shape and is_named else [],
         "learning_rate": {"low": rates.low, "default": rates.default, "high": rates.high},
         "unavailable": (
             None if shape else method.unavailable(shapes[0]) if is_named or not offered else None

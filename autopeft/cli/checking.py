@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from autopeft.cli import failures
-from autopeft.errors import InvalidJobError
+from autopeft.errors import InvalidJobError, JobFolderError
 
 if TYPE_CHECKING:
+    from autopeft.service.examination import ReadData
     from autopeft.service.job_spec import JobSpec
 
 
@@ -35,46 +36,59 @@ def check(job: Path | None, *, schema: bool, overrides: Mapping[str, Any]) -> No
 
 
 def _check_job(job: Path, overrides: Mapping[str, Any]) -> None:
+    """Say what is wrong with a job, as a search would; trains, downloads and builds nothing.
+
+    Raises:
+        AutopeftError: job file, data, model or space are wrong, or do not go together.
+    """
     from autopeft.service.job_checks import find_warnings
     from autopeft.service.job_spec import load_job
 
     spec = load_job(job, overrides)
     for warning in find_warnings(spec):
         failures.warn(warning)
-    data = _check_data(spec)
+    _warn_of_taken_folder(spec)
+    from autopeft.service.examination import examine_at_hand
+
+    found = examine_at_hand(spec)
     limits = [
         f"{limit:g} {name}" for name, limit in spec.budget.model_dump().items() if limit is not None
     ]
-    space = spec.space if isinstance(spec.space, str) else spec.space.get("name", "its own")
+    space = spec.space if isinstance(spec.space, str) else _named(spec.space)
     typer.echo(
         f"{job} is fine: {spec.name}, {spec.model.name} on {spec.data.name or spec.data.train}, "
         f"space {space}, {' or '.join(limits)}, output {spec.output}",
     )
-    typer.echo(data)
+    if found.read is not None:
+        typer.echo(_described(found.read))
+    for name in found.missing:
+        typer.echo(f"not checked yet: {name} is read when the search starts")
 
 
-def _check_data(spec: JobSpec) -> str:
-    """Read local data as a search would, and say what was found; loads no model.
+def _named(space: Mapping[str, Any]) -> str:
+    """Say which preset a space builds on, where it does on one."""
+    return f"{space['preset']} with changes" if "preset" in space else "its own"
 
-    Raises:
-        AutopeftError: the data cannot be read, or task and objectives do not fit it.
-    """
-    if spec.data.name is not None:
-        return f"not checked yet: {spec.data.name} is read when the search starts"
-    from autopeft.service.preparation import split_objectives
-    from autopeft.workers.loading import load_splits
-    from autopeft.workers.tasks.base import TASKS, infer_task
 
-    splits = load_splits(spec.data, base=spec.base, seed=spec.seed, task=spec.task)
-    task = infer_task(splits) if spec.task == "auto" else spec.task
-    metric, _ = split_objectives(spec.objectives, task)
-    encoding = TASKS.get(task)().encode_labels(splits)
+def _warn_of_taken_folder(spec: JobSpec) -> None:
+    """Say that a search would not start: the job is fine, but its folder is in use."""
+    from autopeft.service.jobs import JobFolder
+
+    try:
+        JobFolder(Path(spec.output)).require_free()
+    except JobFolderError as error:
+        failures.warn(f"{error.message}; {error.hint}")
+
+
+def _described(read: ReadData) -> str:
+    """Say what was found in the data."""
+    splits, names = read.splits, read.encoding.id2label
     rows = ", ".join(f"{len(split)} {name}" for name, split in splits.splits.items())
-    names = encoding.id2label
     classes = "" if names is None else f" of {len(names)} classes ({_some(names)})"
     texts = " and ".join(splits.text_columns)
     label = "" if splits.label_column is None else f", label in {splits.label_column}"
-    return f"data: {rows} rows; {task}{classes} from {texts}{label}; scored by {metric}"
+    goal = read.goal
+    return f"data: {rows} rows; {goal.task}{classes} from {texts}{label}; scored by {goal.metric}"
 
 
 def _some(names: Sequence[str], limit: int = 4) -> str:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from autopeft.cli import failures
 from autopeft.cli.progress import create_progress
-from autopeft.results.report import bytes_text, count_text
+from autopeft.results.report import bytes_text, count_text, metric_value
 from autopeft.service.jobs import open_job
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _print(result: Confirmation, console: Console) -> None:
     for title in titles:
         table.add_column(title, justify="left" if title in ("", "by seed") else "right")
     for role, finalist in (("winner", result.winner), ("tuned LoRA", result.baseline)):
-        table.add_row(role, *_cells(finalist))
+        table.add_row(role, *_cells(finalist, result.metric))
     console.print(table)
     for role, finalist in (("winner", result.winner), ("tuned LoRA", result.baseline)):
         console.print(f"{role}: {finalist.state.trial.configuration}", highlight=False)
@@ -67,11 +67,11 @@ def _print(result: Confirmation, console: Console) -> None:
     )
 
 
-def _cells(finalist: Finalist) -> list[str]:
+def _cells(finalist: Finalist, metric: str) -> list[str]:
     costs = finalist.state.trial.costs
     return [
         str(finalist.state.trial.number),
-        f"{finalist.state.score:.4f}",
+        f"{metric_value(finalist.state, metric):.4f}",
         f"{finalist.mean:.4f}",
         _by_seed(finalist.metric_values),
         count_text(costs.num_trainable_parameters),

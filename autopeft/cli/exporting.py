@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from autopeft.cli import failures
+from autopeft.naming import counted
 
 
 def export(folder: Path, *, pick: str, tool: str, target: Path) -> None:
@@ -22,9 +23,8 @@ def export(folder: Path, *, pick: str, tool: str, target: Path) -> None:
         f"trial {report.trial} ({report.metric} {report.metric_value:.4f}) is in {report.target}"
     )
     if report.unverified is None:
-        typer.echo(
-            f"loaded back and compared: all {report.num_rows} validation rows come out equal"
-        )
+        rows = counted(report.num_rows, "validation row")
+        typer.echo(f"loaded back and compared: all {rows} come out equal")
     else:
         failures.warn(f"not compared with what was measured: {report.unverified}")
     typer.echo(f"{target / 'README.md'} says how to load it")

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from autopeft.naming import counted
-from autopeft.records import TrialState, TrialStatus
+from autopeft.records import RETENTION, TrialState, TrialStatus
+from autopeft.results.correlation import answer_metric
 from autopeft.results.hypervolume import front_hypervolume
 from autopeft.results.report import bytes_text, count_text, front_of, metric_value
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from autopeft.results.job_log import JobLog
 
 NUM_RECENT_LINES = 5
+#: Plain lines tell how far something slow is no more often than this, in seconds.
+PROGRESS_SECONDS = 10.0
 
 STATUS_STYLES = {
     TrialStatus.COMPLETED: "green",
@@ -48,6 +51,7 @@ class Lines:
         self._clock = clock
         self._started = clock()
         self._num_measured: dict[int, int] | None = None
+        self._last_printed = self._started
 
     def __enter__(self) -> Lines:
         return self
@@ -58,6 +62,11 @@ class Lines:
     def on_phase(self, text: str) -> None:
         """Print the phase."""
         self._print(text)
+
+    def on_progress(self, text: str) -> None:
+        """Print how far it is where nothing was printed for a while."""
+        if self._clock() - self._last_printed >= PROGRESS_SECONDS:
+            self._print(text)
 
     def on_log(self, log: JobLog, message: str | None) -> None:
         """Print each new measurement, then the message."""
@@ -73,7 +82,8 @@ class Lines:
             self._print(message)
 
     def _print(self, text: str) -> None:
-        elapsed = int(self._clock() - self._started)
+        self._last_printed = self._clock()
+        elapsed = int(self._last_printed - self._started)
         line = f"[{elapsed // 60:3d}:{elapsed % 60:02d}] {' '.join(text.split())}"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -88,6 +98,7 @@ class Screen:
         self._clock = clock
         self._started = clock()
         self._phase = "starting"
+        self._progress = ""
         self._log: JobLog | None = None
         self._recent: deque[str] = deque(maxlen=NUM_RECENT_LINES)
         self._time_left = TimeLeft(clock)
@@ -105,11 +116,15 @@ class Screen:
 
     def on_phase(self, text: str) -> None:
         """Show the phase."""
-        self._phase = text
+        self._phase, self._progress = text, ""
+
+    def on_progress(self, text: str) -> None:
+        """Show how far it is, in place of the phase."""
+        self._progress = text
 
     def on_log(self, log: JobLog, message: str | None) -> None:
         """Show the log from now on."""
-        self._log = log
+        self._log, self._progress = log, ""
         self._time_left.observe(log)
         if message is not None:
             self._recent.append(" ".join(message.split()))
@@ -119,7 +134,7 @@ class Screen:
         log = self._log
         head = Text.assemble(
             (log.name if log is not None and log.name else "job", "bold"),
-            f"  {self._phase}  {duration_text(self._clock() - self._started)}",
+            f"  {self._progress or self._phase}  {duration_text(self._clock() - self._started)}",
         )
         if log is None or log.scale is None:
             return head
@@ -206,9 +221,12 @@ def measurement_line(log: JobLog, state: TrialState) -> str:
     last = state.curve[-1]
     metric = "score" if log.scale is None else log.scale.metric
     steps = ((log.spec or {}).get("training") or {}).get("steps", "?")
-    value = last.metrics.get(metric, last.score)
+    values = f"{metric} {last.metrics.get(metric, last.score):.4f}"
+    for name in (answer_metric(log), RETENTION):
+        if name is not None and name in last.metrics:
+            values += f", {name} {last.metrics[name]:.4f}"
     seconds = f" in {last.seconds:.1f} s" if math.isfinite(last.seconds) else ""
-    return f"trial {state.trial.number}: step {last.step} of {steps}: {metric} {value:.4f}{seconds}"
+    return f"trial {state.trial.number}: step {last.step} of {steps}: {values}{seconds}"
 
 
 def duration_text(seconds: float) -> str:
@@ -238,7 +256,9 @@ def _running(log: JobLog, state: TrialState) -> Text:
     rungs = {segment.trial.number: segment.to_step for segment in log.unfinished}
     steps = ((log.spec or {}).get("training") or {}).get("steps", "?")
     rung = rungs.get(state.trial.number, state.step)
-    score = "" if math.isnan(state.score) else f", {state.score:.4f} at step {state.step}"
+    score = ""
+    if log.scale is not None and not math.isnan(state.score):
+        score = f", {log.scale.score_text(state, '.4f')} at step {state.step}"
     return Text(
         f"  trial {state.trial.number} to step {rung} of {steps}{score}: "
         f"{state.trial.configuration}",

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from autopeft.cli import failures
 from autopeft.cli.progress import create_progress
-from autopeft.cli.showing import print_job
+from autopeft.cli.showing import print_job, result_console
 from autopeft.results.report import front_of
 from autopeft.service.job_checks import find_warnings
 from autopeft.service.job_spec import load_job
@@ -66,7 +66,7 @@ def _run(work: Callable[[Observer], JobLog], folder: Path) -> None:
         command = f"autopeft resume {shlex.quote(str(folder))}"
         typer.echo(f"\ninterrupted; nothing recorded is lost. Continue with: {command}", err=True)
         raise typer.Exit(failures.INTERRUPTED) from None
-    print_job(log, Console())
+    print_job(log, result_console())
     typer.echo("\nNext:")
     for command in next_commands(folder, has_front=bool(front_of(log))):
         typer.echo(f"  {command}")

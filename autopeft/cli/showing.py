@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +13,17 @@ from rich.console import Console
 
 from autopeft.naming import counted
 from autopeft.results.correlation import correlation_text
-from autopeft.results.report import front_of, front_table, summary, trials_frame
+from autopeft.results.front_table import front_table
+from autopeft.results.report import front_of, summary, trials_frame
 from autopeft.service.jobs import open_job
 
 if TYPE_CHECKING:
     from autopeft.results.job_log import JobLog
+
+#: No table is as wide as this.
+NO_TERMINAL_WIDTH = 1000
+#: Trials that are listed with the constraint they break.
+NUM_BROKEN = 8
 
 
 def show(folder: Path, format_: str) -> None:
@@ -26,16 +34,37 @@ def show(folder: Path, format_: str) -> None:
     elif format_ == "csv":
         typer.echo(trials_frame(log).to_csv(index=False), nl=False)
     else:
-        print_job(log, Console())
+        print_job(log, result_console())
+
+
+def result_console() -> Console:
+    """Return where results are printed: as wide as the terminal, unlimited where there is none.
+
+    A line that is piped into another program stays one line; ``COLUMNS`` sets another width.
+    """
+    console = Console()
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
+    return Console(width=NO_TERMINAL_WIDTH)
+
+
+def _broken(by_trial: Mapping[str, Sequence[str]]) -> list[str]:
+    """Say what keeps completed trials off the front."""
+    if not by_trial:
+        return []
+    lines = [f"{counted(len(by_trial), 'completed trial')} not on the front for a constraint:"]
+    shown = list(by_trial.items())[:NUM_BROKEN]
+    lines += [f"  trial {number}: {'; '.join(broken)}" for number, broken in shown]
+    if len(by_trial) > NUM_BROKEN:
+        lines.append(f"  and {len(by_trial) - NUM_BROKEN} more, all in `--format csv`")
+    return lines
 
 
 def _unfinished(log: JobLog) -> str:
     limits = {**(log.spec or {}).get("budget", {}), **log.budget}
     of = f" of {limits['trials']:g}" if limits.get("trials") else ""
-    return (
-        f"Not finished: {len(log.states)}{of} trials begun. If no search is running, "
-        "`autopeft resume` goes on."
-    )
+    begun = f"{len(log.states)}{of} trials" if of else counted(len(log.states), "trial")
+    return f"Not finished: {begun} begun. If no search is running, `autopeft resume` goes on."
 
 
 def print_job(log: JobLog, console: Console) -> None:
@@ -49,12 +78,7 @@ def print_job(log: JobLog, console: Console) -> None:
     if facts["num_unfinished"]:
         counts.append(f"{facts['num_unfinished']} unfinished")
     lines = [f"Trials: {', '.join(counts) or 'none'}."]
-    if facts["num_breaking_constraints"]:
-        limits = ", ".join(map(str, log.scale.constraints if log.scale else ()))
-        lines.append(
-            f"{counted(facts['num_breaking_constraints'], 'completed trial')} not on the front "
-            f"for breaking a constraint ({limits})."
-        )
+    lines += _broken(facts["broken_constraints"])
     if facts["hypervolume"] is not None:
         lines.append(f"Hypervolume: {facts['hypervolume']:.4f}.")
     if (correlation := correlation_text(log)) is not None:

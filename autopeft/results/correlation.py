@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autopeft.naming import counted
 from autopeft.records import TrialState
 from autopeft.results.job_log import JobLog
 
@@ -119,7 +120,7 @@ def correlation_text(log: JobLog) -> str | None:
     found, name = score_and_answers(log), answer_metric(log)
     if found is None or log.scale is None:
         return None
-    what = f"Ranks by {log.scale.metric} and by {name}, {found.num_pairs} trials: "
+    what = f"Ranks by {log.scale.metric} and by {name}, {counted(found.num_pairs, 'trial')}: "
     if found.reason:
         return f"{what}no correlation, {found.reason}."
     low, high = found.interval

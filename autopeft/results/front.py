@@ -58,6 +58,11 @@ def comparable(name: str, values: Sequence[float | None]) -> NDArray[np.float64]
     return result
 
 
+def number_text(value: float) -> str:
+    """Write a number so that it can be compared by eye: ``8,000,000,000``, ``0.0513``."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
     """A limit that a trial must keep to be on the front.
@@ -81,8 +86,8 @@ class Constraint:
 
     def __str__(self) -> str:
         """Write it as ``a <= name <= b``."""
-        low = "" if self.minimum is None else f"{self.minimum:g} <= "
-        high = "" if self.maximum is None else f" <= {self.maximum:g}"
+        low = "" if self.minimum is None else f"{number_text(self.minimum)} <= "
+        high = "" if self.maximum is None else f" <= {number_text(self.maximum)}"
         return f"{low}{self.name}{high}"
 
 
@@ -133,6 +138,11 @@ class ObjectiveScale:
             if constraint.name != self.metric
         )
 
+    def score_text(self, state: TrialState, format_spec: str = ".4g") -> str:
+        """Return the latest score as the metric gives it, for people, e.g. ``loss 3.62``."""
+        metrics = state.curve[-1].metrics if state.curve else {}
+        return f"{self.metric} {metrics.get(self.metric, state.score):{format_spec}}"
+
     def broken_constraints(self, state: TrialState) -> list[str]:
         """Return the constraints a measured trial breaks, with its value, for people."""
         metrics = state.curve[-1].metrics if state.curve else {}
@@ -142,8 +152,8 @@ class ObjectiveScale:
             value = (
                 metrics.get(constraint.name) if of_score else getattr(state.costs, constraint.name)
             )
-            if not constraint.allows(value):
-                broken.append(f"{constraint.name} is {value:g}, asked is {constraint}")
+            if value is not None and not constraint.allows(value):
+                broken.append(f"{constraint.name} is {number_text(value)}, asked is {constraint}")
         return broken
 
     @property

@@ -5,6 +5,7 @@ Colours are of the Okabe-Ito set, which colour-blind readers can tell apart.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,28 +37,58 @@ class FrontPoints:
         dominated: Completed trials that are not on it.
         stopped: Measured trials that did not complete, at their latest score.
         cost_name: The cost along the x axis.
-        score_title: Name of the y axis.
+        metric: Name of the metric along the y axis.
+        greater_is_better: Its orientation; pictures show the metric's own values.
     """
 
     front: list[TrialState]
     dominated: list[TrialState]
     stopped: list[TrialState]
     cost_name: str
-    score_title: str
+    metric: str
+    greater_is_better: bool
+
+    @property
+    def score_title(self) -> str:
+        """Name of the y axis."""
+        return self.metric if self.greater_is_better else f"{self.metric} (less is better)"
+
+    def value(self, score: float) -> float:
+        """Return the metric's own value of a score, which is oriented so that more is better."""
+        return score if self.greater_is_better else -score
 
     def cost(self, state: TrialState) -> float:
         """Return a trial's cost along the x axis, at least 1."""
         return shown_cost(state, self.cost_name)
 
     def stairs(self) -> tuple[list[float], list[float]]:
-        """Return the best score to be had at each cost, as a line of steps."""
+        """Return the best value to be had at each cost, as a line of steps."""
         xs: list[float] = []
         ys: list[float] = []
+        best = -math.inf
         for state in self.front:
-            if not ys or state.score > ys[-1]:
+            if state.score > best:
+                best = state.score
                 xs += [self.cost(state)] * (2 if ys else 1)
-                ys += [ys[-1], state.score] if ys else [state.score]
+                ys += [ys[-1], self.value(best)] if ys else [self.value(best)]
         return xs, ys
+
+    def hover_text(self, state: TrialState, separator: str = "<br>") -> str:
+        """Describe a trial in a few lines."""
+        costs = state.trial.costs
+        lines = [
+            f"trial {state.trial.number} ({state.trial.origin}), {state.status.value}",
+            str(state.trial.configuration),
+            f"{self.metric} {self.value(state.score):.4f} at step {state.step}",
+            f"{cost_text(NUM_TRAINABLE_PARAMETERS, costs.num_trainable_parameters)} parameters, "
+            f"{cost_text(TRAIN_MEMORY_BYTES, costs.train_memory_bytes)}",
+        ]
+        measured = max((m.memory_bytes or 0 for m in state.curve), default=0)
+        if measured:
+            lines.append(f"measured peak {bytes_text(measured)}")
+        if state.reason:
+            lines.append(state.reason)
+        return separator.join(lines)
 
 
 def shown_cost(state: TrialState, name: str) -> float:
@@ -76,7 +107,6 @@ def front_points(log: JobLog) -> FrontPoints:
     costs = () if log.scale is None else log.scale.cost_names
     name = costs[0] if costs else NUM_TRAINABLE_PARAMETERS
     metric = "score" if log.scale is None else log.scale.metric
-    is_flipped = (log.prepared or {}).get("greater_is_better") is False
     return FrontPoints(
         front=sorted(
             (state for state in measured if state.trial.number in members),
@@ -89,12 +119,13 @@ def front_points(log: JobLog) -> FrontPoints:
         ],
         stopped=[state for state in measured if state.status is not TrialStatus.COMPLETED],
         cost_name=name,
-        score_title=f"-{metric}" if is_flipped else metric,
+        metric=metric,
+        greater_is_better=(log.prepared or {}).get("greater_is_better") is not False,
     )
 
 
 def plot_front(log: JobLog) -> go.Figure:
-    """Draw score against the first cost (log scale), coloured by training memory.
+    """Draw the metric against the first cost (log scale), coloured by training memory.
 
     The front is joined by a line of steps; completed trials off the front are hollow, trials
     that did not complete are faint at their latest score. Hovering shows the configuration.
@@ -132,12 +163,12 @@ def plot_front(log: JobLog) -> go.Figure:
         symbols = ["diamond" if is_baseline(state) else "circle" for state in states]
         figure.add_scatter(
             x=[points.cost(state) for state in states],
-            y=[state.score for state in states],
+            y=[points.value(state.score) for state in states],
             mode="markers",
             name=name,
             marker={**marker, "symbol": symbols},
             customdata=[state.trial.number for state in states],
-            text=[hover_text(state) for state in states],
+            text=[points.hover_text(state) for state in states],
             hovertemplate="%{text}<extra></extra>",
         )
     figure.update_layout(
@@ -151,7 +182,7 @@ def plot_front(log: JobLog) -> go.Figure:
 
 
 def plot_curves(log: JobLog) -> go.Figure:
-    """Draw the score of every trial over its optimiser steps.
+    """Draw the metric of every trial over its optimiser steps.
 
     Front members are coloured, other completed trials grey, all others faint.
     """
@@ -169,7 +200,7 @@ def plot_curves(log: JobLog) -> go.Figure:
             baseline = is_baseline(state)
             figure.add_scatter(
                 x=[m.step for m in state.curve],
-                y=[m.score for m in state.curve],
+                y=[points.value(m.score) for m in state.curve],
                 mode="lines+markers",
                 name=name,
                 legendgroup=name,
@@ -179,7 +210,7 @@ def plot_curves(log: JobLog) -> go.Figure:
                       "width": width},
                 marker={"symbol": "diamond" if baseline else "circle"},
                 customdata=[state.trial.number] * len(state.curve),
-                text=[hover_text(state)] * len(state.curve),
+                text=[points.hover_text(state)] * len(state.curve),
                 hovertemplate="step %{x}: %{y:.4f}<br>%{text}<extra></extra>",
             )  # fmt: skip
     figure.update_layout(
@@ -190,21 +221,3 @@ def plot_curves(log: JobLog) -> go.Figure:
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0.0},
     )
     return figure
-
-
-def hover_text(state: TrialState, separator: str = "<br>") -> str:
-    """Describe a trial in a few lines."""
-    costs = state.trial.costs
-    lines = [
-        f"trial {state.trial.number} ({state.trial.origin}), {state.status.value}",
-        str(state.trial.configuration),
-        f"score {state.score:.4f} at step {state.step}",
-        f"{cost_text(NUM_TRAINABLE_PARAMETERS, costs.num_trainable_parameters)} parameters, "
-        f"{cost_text(TRAIN_MEMORY_BYTES, costs.train_memory_bytes)}",
-    ]
-    measured = max((m.memory_bytes or 0 for m in state.curve), default=0)
-    if measured:
-        lines.append(f"measured peak {bytes_text(measured)}")
-    if state.reason:
-        lines.append(state.reason)
-    return separator.join(lines)

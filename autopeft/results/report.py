@@ -1,4 +1,4 @@
-"""What a job found: one JSON summary, three data frames, one table for the terminal.
+"""What a job found: one JSON summary, three data frames; numbers as text.
 
 Everything is derived from a :class:`~autopeft.results.job_log.JobLog`, so it can be asked of a
 running job as of a finished one.
@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autopeft.naming import counted
 from autopeft.records import (
     ADAPTER_FILE_BYTES,
     BASELINE_ORIGINS,
@@ -21,7 +20,6 @@ from autopeft.records import (
     TRAIN_MEMORY_BYTES,
     TRAIN_SECONDS,
     Measurement,
-    ModelShape,
     TrialState,
     TrialStatus,
     count_statuses,
@@ -30,15 +28,11 @@ from autopeft.results.correlation import answer_metric, score_and_answers
 from autopeft.results.front import pareto_front
 from autopeft.results.hypervolume import front_hypervolume
 from autopeft.results.job_log import JobLog, finite_or_none
-from autopeft.search_spaces.targets import all_linear
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
 
 SCHEMA_VERSION = 1
-
-#: Origins of trials that stand for the baseline everybody knows.
 
 TRIAL_COLUMNS = (
     "trial", "status", "reason", "origin", "configuration", "methods", "learning_rate", "seed",
@@ -47,7 +41,7 @@ TRIAL_COLUMNS = (
 )  # fmt: skip
 FRONT_COLUMNS = (
     "trial", "configuration", "origin", "seed", "score", "best_score", "metric", "metric_value",
-    *COST_NAMES, "steps", "seconds",
+    "answer_metric", "answer_metric_value", *COST_NAMES, "steps", "seconds",
 )  # fmt: skip
 CURVE_COLUMNS = ("trial", "step", "score", "seconds", "memory_bytes")
 
@@ -57,8 +51,9 @@ def summary(log: JobLog) -> dict[str, Any]:
 
     ``trials`` counts every finished trial under exactly one of ``completed``, ``stopped``,
     ``infeasible``, ``diverged`` and ``failed``; ``num_unfinished`` counts the others. ``front``
-    is ordered by score, best first; ``score`` is oriented upward, ``metric_value`` is the same
-    measurement as the metric itself gives it. ``hypervolume`` is None before a job is prepared.
+    is ordered by score, best first; see :func:`front_point`. ``broken_constraints`` says by
+    number of trial what keeps completed trials off the front. ``hypervolume`` is None before a
+    job is prepared.
     ``score_and_answers`` is None unless the job scores generated answers: it says how alike
     score and answers rank the trials.
     """
@@ -67,6 +62,7 @@ def summary(log: JobLog) -> dict[str, Any]:
     scale = log.scale
     correlation = score_and_answers(log)
     prepared = log.prepared or {}
+    broken = kept_off_front(log)
     return {
         "schema_version": SCHEMA_VERSION,
         "job": log.name,
@@ -74,11 +70,8 @@ def summary(log: JobLog) -> dict[str, Any]:
         "end_reason": log.end_reason,
         "trials": counts,
         "num_unfinished": len(states) - sum(counts.values()),
-        "num_breaking_constraints": sum(
-            bool(broken_constraints(log, state))
-            for state in states
-            if state.status is TrialStatus.COMPLETED
-        ),
+        "num_breaking_constraints": len(broken),
+        "broken_constraints": {str(number): texts for number, texts in broken.items()},
         "front": [front_point(log, state) for state in front_of(log)],
         "hypervolume": None if scale is None else front_hypervolume(states, scale),
         "objectives": None if scale is None else [scale.metric, *scale.cost_names],
@@ -105,10 +98,26 @@ def broken_constraints(log: JobLog, state: TrialState) -> list[str]:
     return [] if log.scale is None else log.scale.broken_constraints(state)
 
 
+def kept_off_front(log: JobLog) -> dict[int, list[str]]:
+    """Return the constraints that completed trials break, for people, by number of trial."""
+    found = {
+        state.trial.number: broken_constraints(log, state)
+        for state in log.trials
+        if state.status is TrialStatus.COMPLETED
+    }
+    return {number: broken for number, broken in found.items() if broken}
+
+
 def front_point(log: JobLog, state: TrialState) -> dict[str, Any]:
-    """Return one measured trial as plain JSON."""
+    """Return one measured trial as plain JSON.
+
+    ``score`` is oriented upward, ``metric_value`` is the same measurement as the metric itself
+    gives it, ``answer_metric_value`` that of generated answers (None where the job has none), and
+    ``metrics`` is everything measured at the latest step.
+    """
     assert log.scale is not None
     trial = state.trial
+    answers = answer_metric(log)
     return {
         "trial": trial.number,
         "configuration": trial.configuration.to_json(),
@@ -119,6 +128,11 @@ def front_point(log: JobLog, state: TrialState) -> dict[str, Any]:
         "best_score": finite_or_none(best_score(state)),
         "metric": log.scale.metric,
         "metric_value": finite_or_none(metric_value(state, log.scale.metric)),
+        "answer_metric": answers,
+        "answer_metric_value": (
+            None if answers is None else finite_or_none(metric_value(state, answers))
+        ),
+        "metrics": _latest_metrics(state),
         **state.costs.to_json(),
         "memory_bytes": _peak_memory(state),
         "steps": state.step,
@@ -155,7 +169,8 @@ def trials_frame(log: JobLog) -> pd.DataFrame:
     ``<method>.<setting>`` (missing where a trial does not have it), then each metric at the
     latest step as ``metric.<name>``. ``configuration`` is one line for people;
     ``metric_value`` and ``score`` are NaN before the first measurement. What breaks a
-    constraint of the job says which in ``broken_constraints``.
+    constraint of the job says which in ``broken_constraints``, and ``reason`` says so of a
+    completed trial, which is not on the front for that.
     """
     front = {state.trial.number for state in front_of(log)}
     metric = "" if log.scale is None else log.scale.metric
@@ -165,7 +180,7 @@ def trials_frame(log: JobLog) -> pd.DataFrame:
         row: dict[str, Any] = {
             "trial": trial.number,
             "status": state.status.value,
-            "reason": state.reason,
+            "reason": state.reason or _kept_off(log, state),
             "origin": trial.origin,
             "configuration": str(trial.configuration),
             "methods": "+".join(trial.configuration.methods),
@@ -198,15 +213,18 @@ def trials_frame(log: JobLog) -> pd.DataFrame:
 
 
 def front_frame(log: JobLog) -> pd.DataFrame:
-    """Return one row per front member, best score first; columns ``FRONT_COLUMNS``.
+    """Return one row per front member, best score first.
 
+    Columns: ``FRONT_COLUMNS``, then each metric at the latest step as ``metric.<name>``.
     ``configuration`` is one line for people; the full one is in :func:`summary`.
     """
     rows = []
     for state in front_of(log):
         point = front_point(log, state)
-        rows.append({**point, "configuration": point["description"]})
-    return _frame(rows, FRONT_COLUMNS)
+        metrics = {f"metric.{name}": value for name, value in point["metrics"].items()}
+        rows.append({**point, "configuration": point["description"], **metrics})
+    metric_names = sorted({name for row in rows for name in row if name.startswith("metric.")})
+    return _frame(rows, FRONT_COLUMNS, metric_names)
 
 
 def curves_frame(log: JobLog) -> pd.DataFrame:
@@ -219,71 +237,6 @@ def curves_frame(log: JobLog) -> pd.DataFrame:
     metrics = sorted({name for m in measured for name in m.metrics} - set(CURVE_COLUMNS))
     rows = [_curve_row(m, metrics) for m in measured]
     return _frame(rows, CURVE_COLUMNS, metrics)
-
-
-def front_table(log: JobLog) -> Table:
-    """Return the front for a terminal; members of the ``lora-sweep`` portfolio carry a ``*``."""
-    from rich.table import Table
-
-    metric = "score" if log.scale is None else log.scale.metric
-    front = front_of(log)
-    marked = any(is_baseline(state) for state in front)
-    table = Table(
-        title=f"Front of {log.name or 'the job'}: {counted(len(front), 'trial')}",
-        caption="* LoRA on all linear layers, learning rate swept (the baseline)"
-        if marked
-        else None,
-        title_justify="left",
-        caption_justify="left",
-    )
-    more = _further_costs(log)
-    has_head = any(
-        state.costs.num_trainable_parameters != state.costs.num_adapter_parameters
-        for state in front
-    )
-    apart = ["adapter"] if has_head else []
-    answers = answer_metric(log)
-    scores = [metric] if answers is None else [metric, answers]
-    for name in ("trial", *scores, "parameters", *apart, "memory", *more.values()):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("configuration", overflow="fold")
-    for state in front:
-        costs = state.costs
-        value = state.score if log.scale is None else metric_value(state, log.scale.metric)
-        table.add_row(
-            f"{state.trial.number}{'*' if is_baseline(state) else ''}",
-            f"{value:.4f}",
-            *([] if answers is None else [f"{metric_value(state, answers):.4f}"]),
-            count_text(costs.num_trainable_parameters),
-            *([count_text(costs.num_adapter_parameters)] if has_head else []),
-            bytes_text(costs.train_memory_bytes),
-            *(cost_text(name, getattr(costs, name)) for name in more),
-            _described(log, state),
-        )
-    return table
-
-
-def _described(log: JobLog, state: TrialState) -> str:
-    """Describe a configuration; all linear layers of the model are called ``all``."""
-    text = str(state.trial.configuration)
-    if log.prepared is None or "shape" not in log.prepared:
-        return text
-    everywhere = all_linear(ModelShape.from_json(log.prepared["shape"]))
-    return text.replace(f"sites={','.join(everywhere)}", "sites=all")
-
-
-def _further_costs(log: JobLog) -> dict[str, str]:
-    """Return the costs a job asks for beyond those every table shows, and their headings."""
-    headings = {
-        ADAPTER_FILE_BYTES: "file",
-        INFERENCE_EXTRA_FLOPS: "extra FLOPs",
-        TRAIN_SECONDS: "time",
-        RETENTION: "retention",
-    }
-    if log.scale is None:
-        return {}
-    asked = {*log.scale.cost_names, *(constraint.name for constraint in log.scale.constraints)}
-    return {name: heading for name, heading in headings.items() if name in asked}
 
 
 def count_text(number: float) -> str:
@@ -327,6 +280,18 @@ def _scaled(number: float, base: float, units: Sequence[str]) -> str:
         value, unit = value / base, unit + 1
     digits = 0 if unit == 0 or abs(value) >= 100 else 1 if abs(value) >= 10 else 2
     return f"{value:.{digits}f}{units[unit]}"
+
+
+def _kept_off(log: JobLog, state: TrialState) -> str:
+    """Say why a completed trial is not on the front whatever its score; "" where it may be."""
+    broken = broken_constraints(log, state) if state.status is TrialStatus.COMPLETED else []
+    return f"not on the front: {'; '.join(broken)}" if broken else ""
+
+
+def _latest_metrics(state: TrialState) -> dict[str, float | None]:
+    """Return all metrics of the latest measurement by name; NaN as None."""
+    metrics = state.curve[-1].metrics if state.curve else {}
+    return {name: finite_or_none(value) for name, value in sorted(metrics.items())}
 
 
 def _peak_memory(state: TrialState) -> int | None:

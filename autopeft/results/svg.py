@@ -11,7 +11,7 @@ import numpy as np
 
 from autopeft.records import TrialState
 from autopeft.results.job_log import JobLog
-from autopeft.results.plots import FrontPoints, front_points, hover_text
+from autopeft.results.plots import FrontPoints, front_points
 from autopeft.results.report import bytes_text, cost_text, cost_title, is_baseline
 
 WIDTH, HEIGHT = 760, 460
@@ -38,21 +38,21 @@ class _Axis:
 
 
 def front_svg(log: JobLog) -> str:
-    """Return a picture of a job's front: score against the first cost, coloured by memory.
+    """Return a picture of a job's front: the metric against the first cost, coloured by memory.
 
     The same job gives the same text. Each point carries its configuration as a tooltip.
     """
     points = front_points(log)
     shown = [*points.front, *points.dominated, *points.stopped][:MAX_POINTS]
     logs = [math.log10(points.cost(state)) for state in shown] or [3.0, 6.0]
-    scores = [state.score for state in shown] or [0.0, 1.0]
+    scores = [points.value(state.score) for state in shown] or [0.0, 1.0]
     x_axis = _Axis(*_padded(logs, 0.06, 0.15), LEFT, WIDTH - RIGHT)
     y_axis = _Axis(*_padded(scores, 0.07, 0.01), HEIGHT - BOTTOM, TOP)
     memory = [state.trial.costs.train_memory_bytes for state in points.front]
     colour = _colours(memory)
 
     def place(state: TrialState) -> tuple[float, float]:
-        return x_axis(math.log10(points.cost(state))), y_axis(state.score)
+        return x_axis(math.log10(points.cost(state))), y_axis(points.value(state.score))
 
     title = f"Front of {log.name or 'the job'}"
     parts = [
@@ -66,14 +66,14 @@ def front_svg(log: JobLog) -> str:
         *_stairs(points, x_axis, y_axis),
     ]
     for state in points.stopped[:MAX_POINTS]:
-        parts.append(_mark(state, place(state), 3.5, f'fill="{FAINT}" fill-opacity="0.45"'))
+        parts.append(_mark(points, state, place(state), 3.5, f'fill="{FAINT}" fill-opacity="0.45"'))
     for state in points.dominated[:MAX_POINTS]:
         style = f'fill="#ffffff" stroke="{FAINT}" stroke-width="1.6"'
-        parts.append(_mark(state, place(state), 4.5, style))
+        parts.append(_mark(points, state, place(state), 4.5, style))
     for state in points.front[:MAX_POINTS]:
         fill = colour(state.trial.costs.train_memory_bytes)
         style = f'fill="{fill}" stroke="{INK}" stroke-width="1"'
-        parts.append(_mark(state, place(state), 6.5, style))
+        parts.append(_mark(points, state, place(state), 6.5, style))
     parts += _legend(memory, any(is_baseline(state) for state in shown))
     return "\n".join([*parts, "</svg>", ""])
 
@@ -146,8 +146,10 @@ def _legend(memory: Sequence[int], has_baseline: bool) -> Iterable[str]:
         yield _text(x + 16, top + 110, bytes_text(min(memory)))
 
 
-def _mark(state: TrialState, place: tuple[float, float], size: float, style: str) -> str:
-    tooltip = f"<title>{escape(hover_text(state, chr(10)))}</title>"
+def _mark(
+    points: FrontPoints, state: TrialState, place: tuple[float, float], size: float, style: str
+) -> str:
+    tooltip = f"<title>{escape(points.hover_text(state, chr(10)))}</title>"
     return _shape(*place, size, style, diamond=is_baseline(state), inside=tooltip)
 
 

@@ -54,6 +54,7 @@ def deployable(
     """
     allowed = dict(method.deploy_values(shape, deploy))
     if deploy == "merged":
+        _check_whole(shape)
         allowed = _merging(method, shape, allowed)
     dimensions, cut = [], []
     for dimension in method.dimensions(shape):
@@ -78,6 +79,8 @@ def check_deployable(module: Module, shape: ModelShape, deploy: str | None) -> N
     if deploy not in DEPLOYS:
         return
     method = get_method(module.method)
+    if deploy == "merged":
+        _check_whole(shape)
     target = next(each for each in DEPLOYS if each == deploy)
     for name, allowed in method.deploy_values(shape, target).items():
         value = module.as_dict().get(name)
@@ -86,6 +89,14 @@ def check_deployable(module: Module, shape: ModelShape, deploy: str | None) -> N
             raise ValueError(f"deploy: {deploy} takes a {name} of {listed}, it has {value}")
     if deploy == "merged" and not method.can_merge(shape, module):
         raise ValueError("it cannot be merged into the base weights")
+
+
+def _check_whole(shape: ModelShape) -> None:
+    if shape.quantization is not None:
+        raise ValueError(
+            f"the base is stored in {shape.quantization}, to which a merged weight would be "
+            "rounded; leave model.quantization or deploy out"
+        )
 
 
 def _merging(

@@ -58,7 +58,8 @@ def module_of(config: Mapping[str, Any], shape: ModelShape) -> Module:
         ValueError: no method here can be read from it, and why.
     """
     wanted = str(config["peft_type"])
-    reasons = []
+    reasons: list[str] = []
+    own = ""
     for name in sorted(METHODS.names(), key=lambda name: (name.upper() != wanted, name)):
         method = get_method(name)
         reason = method.unavailable(shape)
@@ -72,7 +73,12 @@ def module_of(config: Mapping[str, Any], shape: ModelShape) -> Module:
             return method.from_peft_config(shape, config)
         except ValueError as error:
             reasons.append(str(error))
-    raise ValueError("; ".join(reasons) or f"no method here is PEFT's {wanted}")
+            if name.upper() == wanted:
+                # What the method of that name says tells the most; relatives only repeat it.
+                own = str(error)
+    raise ValueError(
+        own or "; ".join(dict.fromkeys(reasons)) or f"no method here is PEFT's {wanted}"
+    )
 
 
 def _peft_type(method: Method, shape: ModelShape) -> str:

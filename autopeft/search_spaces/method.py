@@ -88,6 +88,8 @@ class Method(ABC):
     #: Endings of parameter names that PEFT would train and the method keeps as they start
     #: (LoRA-FA keeps ``lora_A``); they are saved all the same.
     frozen_parameters: ClassVar[tuple[str, ...]] = ()
+    #: Whether it can train the stacked experts of a mixture.
+    trains_experts: ClassVar[bool] = False
     learning_rate: ClassVar[LearningRateRange]
 
     @abstractmethod
@@ -126,10 +128,10 @@ class Method(ABC):
     def can_merge(self, shape: ModelShape, module: Module) -> bool:
         """Tell whether this module can be merged into the base weights without a trace.
 
-        By default as ``is_mergeable`` says; overridden where it depends on the settings or
-        the sites.
+        By default as ``is_mergeable`` says, and never into weights in 4 or 8 bits: the sum
+        would be rounded to them. Overridden where it depends on the settings or the sites.
         """
-        return self.is_mergeable
+        return self.is_mergeable and shape.quantization is None
 
     def site_names(self, settings: Mapping[str, Setting]) -> tuple[str, ...] | None:
         """Return the names of the sites a module with these settings is put on.
@@ -175,6 +177,15 @@ class Method(ABC):
         twice changes nothing more.
         """
         return settings
+
+    def remarks(self, shape: ModelShape) -> tuple[str, ...]:
+        """Return what of such a model the method leaves as it is, and why, for people.
+
+        By default the stacked experts of a mixture, unless it ``trains_experts``.
+        """
+        if self.trains_experts or not any(s.site.startswith("experts_") for s in shape.parameters):
+            return ()
+        return ("the stacked experts stay as they are",)
 
     def unavailable(self, shape: ModelShape) -> str | None:
         """Return why the method cannot be used on such a model, None where it can.

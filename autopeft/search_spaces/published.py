@@ -12,6 +12,7 @@ from autopeft.records import ModelShape, SiteShape
 _PLACES = frozenset(
     {
         "target_modules",
+        "target_parameters",
         "exclude_modules",
         "layers_to_transform",
         "layers_pattern",

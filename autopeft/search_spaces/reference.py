@@ -27,7 +27,7 @@ def _sites(names: Iterable[str], kind: SiteKind = "linear") -> tuple[SiteShape, 
             out_features=_INNER if name == "ffn_in" else _WIDTH,
             has_bias=True,
             kind=kind,
-            kernel_size=(3, 3) if kind == "convolution" else (),
+            kernel_size={"convolution": (3, 3), "parameter": (8,)}.get(kind, ()),
         )
         for name in names
     )

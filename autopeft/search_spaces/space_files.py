@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from autopeft.errors import InvalidSpaceError
-from autopeft.naming import did_you_mean
+from autopeft.naming import or_nearest
 from autopeft.search_spaces.included import read_included
 
 _SUFFIXES = (".yaml", ".yml", ".json")
@@ -43,6 +43,11 @@ def preset_names() -> tuple[str, ...]:
     """Return the names of the spaces that come with AutoPEFT, sorted."""
     names = [entry.name for entry in _presets().iterdir() if entry.name.endswith(".yaml")]
     return tuple(sorted(name.removesuffix(".yaml") for name in names))
+
+
+def is_space_file(text: str) -> bool:
+    """Return whether ``text`` is the name of a file, not of a preset."""
+    return Path(text).suffix.lower() in _SUFFIXES or len(Path(text).parts) > 1
 
 
 def preset_text(name: str) -> str:
@@ -96,13 +101,13 @@ def self_contained(spec: str | Path | Mapping[str, Any], *, base: Path | None = 
 def _find(spec: str | Path, base: Path | None) -> Path:
     path = Path(base or ".") / Path(spec).expanduser()
     if not path.is_file():
-        if Path(spec).suffix.lower() in _SUFFIXES or len(Path(spec).parts) > 1:
+        if is_space_file(str(spec)):
             raise InvalidSpaceError(
                 f"space file {str(spec)!r} does not exist or is no file",
                 hint=f"give a path relative to the job file, or a preset: {_listed()}",
             )
         raise InvalidSpaceError(
-            f"unknown space {str(spec)!r}{did_you_mean(str(spec), preset_names())}",
+            f"unknown space {str(spec)!r}{or_nearest(str(spec), preset_names())}",
             hint=f"name a preset ({_listed()}) or a YAML file relative to the job file",
         )
     return path
@@ -116,7 +121,7 @@ def _on_preset(name: str, data: Any) -> SpaceSpec:
     preset = content.pop("preset")
     if preset not in preset_names():
         raise InvalidSpaceError(
-            f"unknown preset {preset!r}{did_you_mean(str(preset), preset_names())}",
+            f"unknown preset {preset!r}{or_nearest(str(preset), preset_names())}",
             hint=f"name one of {_listed()}",
         )
     below = _load_yaml(preset_text(preset), preset)

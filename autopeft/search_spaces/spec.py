@@ -103,10 +103,19 @@ def space_problems(spec: str | Path | Mapping[str, Any], *, base: Path | None = 
     try:
         found = read_spec(spec, base=base)
     except InvalidSpaceError as error:
-        return [error.message]
+        is_told = error.hint is None or error.message.endswith("?")
+        return [error.message if is_told else f"{error.message}; {error.hint}"]
     reader = _Reader(REFERENCE_SHAPE, found, is_model_known=False)
     reader.read(found.data)
     return reader.problems
+
+
+def _layers(config: Mapping[str, Any]) -> str:
+    """Say what layers a PEFT config names, where it names them."""
+    names = config.get("target_modules")
+    return (
+        f" (its layers: {', '.join(map(str, names))})" if isinstance(names, list) and names else ""
+    )
 
 
 class _Reader:
@@ -214,8 +223,9 @@ class _Reader:
             if data.get("include") and methods is None:
                 return {}
             self.problems.append(
-                f"methods: expected at least one of {', '.join(METHODS.names())}, "
-                f"got {shown(methods)}"
+                f"methods: expected at least one method, such as lora, got "
+                f"{'nothing' if methods is None else shown(methods)}; "
+                "`autopeft methods` lists them, and `preset: default` brings some"
             )
             return {}
         found: dict[str, tuple[Any, bool]] = {}
@@ -247,7 +257,7 @@ class _Reader:
                 module = module_of(item["config"], self.shape)
                 check_deployable(module, self.shape, deploy)
             except ValueError as error:
-                self.problems.append(f"include: {item['name']}: {error}")
+                self.problems.append(f"include: {item['name']}: {error}{_layers(item['config'])}")
                 continue
             if module in found:
                 continue

@@ -58,6 +58,7 @@ EMBEDDING_NAMES = ("token_embedding", "position_embedding", "type_embedding")
 BLOCK_NAMES = ("attention_block", "cross_attention_block", "ffn_block", "mixer_block")
 CONVOLUTION_NAMES = ("patch_embedding", "mixer_convolution")
 PARAMETER_NAMES = ("experts_gate_in", "experts_out")
+_PLACES = (*SITE_NAMES, *PARAMETER_NAMES)
 #: Words that stand for several sites in a space file.
 SITE_GROUPS = {
     "attention": frozenset(
@@ -94,7 +95,9 @@ def site_dimension(
 
     ``values`` is empty where it has none of them; the method is then unavailable on it.
     """
-    values = tuple(name for name in SITE_NAMES if name in set(names) & set(shape.site_names))
+    have = {*shape.site_names, *(s.site for s in shape.parameters if s.site in PARAMETER_NAMES)}
+    have.intersection_update(names)
+    values = tuple(name for name in _PLACES if name in have)
     wanted = set(default)
     chosen = tuple(name for name in values if name in wanted) or values
     return Dimension(name="sites", kind="subset", values=values, default=chosen, help=help)

@@ -156,6 +156,7 @@ def confirm_job(
         scale=scale,
         score_on="test",
         on_phase=observer.on_phase,
+        on_progress=observer.on_progress,
         kept_metric=JobFolder(folder).metric,
     )
     spec = spec.model_copy(update={"training": workbench.training})

@@ -42,7 +42,7 @@ from autopeft.results.sqlite_store import SqliteStore
 from autopeft.results.store import Store
 from autopeft.service.job_spec import JobSpec
 from autopeft.service.jobs import JobFolder, recorded_versions
-from autopeft.service.last_step import keep_metric
+from autopeft.service.last_step import keep_metric, last_step_text
 from autopeft.service.observer import Observer
 from autopeft.workers.openmp import share_cores
 
@@ -158,7 +158,13 @@ def _work(spec: JobSpec, paths: JobFolder, store: Store, run: str, observer: Obs
     from autopeft.service.preparation import prepare
 
     log = job_log.fold(store.read())
-    workbench = prepare(spec, scale=log.scale, on_phase=observer.on_phase, kept_metric=paths.metric)
+    workbench = prepare(
+        spec,
+        scale=log.scale,
+        on_phase=observer.on_phase,
+        on_progress=observer.on_progress,
+        kept_metric=paths.metric,
+    )
     spec = spec.model_copy(update={"training": workbench.training})
     _record_prepared(workbench.prepared, store, run, log)
     if workbench.plan.generation is not None:
@@ -231,6 +237,7 @@ def _write_assets(paths: JobFolder, workbench: Workbench, spec: JobSpec) -> None
             "max_tokens": workbench.max_tokens,
             "text_columns": list(prepared.text_columns),
             "input_roles": list(prepared.input_roles),
+            "is_conversational": workbench.is_conversational,
             "dtype": spec.model.dtype,
             "quantization": spec.model.quantization,
             "precision": spec.training.precision,
@@ -266,6 +273,7 @@ class _Driver:
         self.started = started
         self.folder = LogFolder()
         self.running: set[int] = set()
+        self.last_step = last_step_text(workbench.plan)
         arguments: dict[str, Any] = {
             "space": workbench.space,
             "scale": workbench.prepared.scale,
@@ -387,7 +395,14 @@ class _Driver:
     # What happened ---------------------------------------------------------------------
 
     def _submit(self, segment: Segment) -> None:
-        self._record("segment", job_log.segment_data(segment))
+        message = None
+        if segment.to_step == self.spec.training.steps and self.last_step:
+            # A worker tells nothing while it works, so what takes long is told before it does.
+            message = (
+                f"trial {segment.trial.number}: trains to step {segment.to_step}, then "
+                f"{self.last_step}"
+            )
+        self._record("segment", job_log.segment_data(segment), message=message)
         self.executor.submit(segment)
         self.running.add(segment.trial.number)
 
@@ -411,7 +426,9 @@ class _Driver:
     def _decide(self, state: TrialState) -> None:
         """Judge a trial that was just measured."""
         if state.step >= self.spec.training.steps:
-            self._record_decision(state, "complete", "trained to the end")
+            broken = self.workbench.prepared.scale.broken_constraints(state)
+            kept_off = f", but not on the front: {'; '.join(broken)}" if broken else ""
+            self._record_decision(state, "complete", f"trained to the end{kept_off}")
             return
         others = [other for other in self._states() if other.trial.number != state.trial.number]
         decision = self.stopper.decide(state, others)
@@ -463,7 +480,7 @@ class _Driver:
         # Earlier runs' last `spent` entries are in the log; this run's is measured live.
         seconds = self.log.spent_seconds_before(self.run) + time.monotonic() - self.started
         if budget.minutes is not None and seconds >= 60 * budget.minutes:
-            return f"the budget of {budget.minutes:g} minutes is spent"
+            return f"the budget of {counted(budget.minutes, 'minute')} is spent"
         return None
 
     def _end_reason(self) -> str:

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from autopeft.errors import DataError, InvalidJobError
-from autopeft.naming import did_you_mean, nearest
+from autopeft.naming import did_you_mean
 from autopeft.records import COST_NAMES, RETENTION
 from autopeft.service.job_problems import Problem, show
 from autopeft.service.known_names import known_names
+from autopeft.service.near_files import near_file
 from autopeft.workers.answer_metrics import read_metric
 from autopeft.workers.tasks.metric_names import (
     AUDIO_CLASSIFICATION,
     CAUSAL_LM,
+    DEFAULT_METRICS,
     IMAGE_CLASSIFICATION,
     METRIC_NAMES,
     METRICS_BY_TASK,
@@ -49,9 +51,8 @@ def find_problems(spec: JobSpec) -> list[Problem]:
     """Return every problem that needs no model, no data rows and no torch to be seen."""
     return [
         *_names(spec),
-        *_objectives(spec),
-        *_constraints(spec),
-        *_last_step(spec),
+        *task_problems(spec),
+        *_last_step_files(spec),
         *_model(spec),
         *_data(spec),
         *_space(spec),
@@ -59,6 +60,14 @@ def find_problems(spec: JobSpec) -> list[Problem]:
         *_budget(spec),
         *_output(spec),
     ]
+
+
+def task_problems(spec: JobSpec) -> list[Problem]:
+    """Return what does not fit the job's task; with ``auto``, what fits no task at all.
+
+    Once the data have told the task, the same rules hold with its name in place of ``auto``.
+    """
+    return [*_objectives(spec), *_constraints(spec), *_last_step(spec), *_packing(spec)]
 
 
 def find_warnings(spec: JobSpec) -> list[str]:
@@ -90,9 +99,8 @@ def _unbuilt_model(spec: JobSpec) -> list[str]:
     if recipe is None or not spec.model.name.startswith("builtin:") or is_built(recipe.name):
         return []
     return [
-        f"{spec.model.name} is not built yet: the search begins with that, about "
-        f"{recipe.minutes:g} minutes on two idle cores, once; `autopeft build {recipe.name}` does "
-        "it now"
+        f"{spec.model.name} is not built yet: the search begins with that, once, "
+        f"{recipe.duration}; `autopeft build {recipe.name}` does it now"
     ]
 
 
@@ -112,7 +120,7 @@ def _names(spec: JobSpec) -> Iterator[Problem]:
 
 def _constraints(spec: JobSpec) -> Iterator[Problem]:
     of_task = METRICS_BY_TASK.get(spec.task, {})
-    metric = spec.score_metric
+    metric = spec.score_metric or DEFAULT_METRICS.get(spec.task)
     names = [*COST_NAMES, *([metric] if metric else of_task)]
     for name in spec.constraints:
         if name in COST_NAMES or name == metric or (metric is None and name in METRIC_NAMES):
@@ -129,24 +137,24 @@ def _objectives(spec: JobSpec) -> Iterator[Problem]:
         return
     path = ("objectives",)
     of_task = METRICS_BY_TASK.get(spec.task)
-    metrics = []
-    for name in spec.objectives:
-        if name in COST_NAMES:
-            continue
-        metrics.append(name)
-        if name in METRIC_NAMES and of_task is not None and name not in of_task:
+    valid = METRIC_NAMES if of_task is None else of_task
+    #: A task that a plugin brings may have metrics of any name.
+    is_closed = of_task is not None or spec.task == "auto"
+    others = [name for name in spec.objectives if name not in COST_NAMES]
+    unknown = [name for name in others if is_closed and name not in METRIC_NAMES]
+    for name in dict.fromkeys(unknown):
+        close = did_you_mean(name, [*valid, *COST_NAMES])
+        yield Problem(path, f"{show(name)} is neither a metric nor a cost{close}")
+    metrics = [name for name in others if name not in unknown]
+    for name in dict.fromkeys(metrics):
+        if of_task is not None and name not in of_task:
             yield Problem(
                 path,
                 f"the metric {name!r} does not fit the task {spec.task!r}, which has "
                 f"{', '.join(of_task)}",
             )
-        elif name not in METRIC_NAMES and (of_task is not None or spec.task == "auto"):
-            valid = [*(of_task if of_task is not None else METRIC_NAMES), *COST_NAMES]
-            close = did_you_mean(name, valid)
-            yield Problem(path, f"{show(name)} is neither a metric nor a cost{close}")
-    if not metrics:
-        names = of_task if of_task is not None else METRIC_NAMES
-        yield Problem(path, f"names no metric; add one of {', '.join(names)}")
+    if not metrics and not unknown:
+        yield Problem(path, f"names no metric; add one of {', '.join(valid)}")
     if len(metrics) > 1:
         yield Problem(path, f"names {len(metrics)} metrics ({', '.join(metrics)}); keep one")
     repeated = sorted({name for name in spec.objectives if spec.objectives.count(name) > 1})
@@ -155,33 +163,41 @@ def _objectives(spec: JobSpec) -> Iterator[Problem]:
 
 
 def _last_step(spec: JobSpec) -> Iterator[Problem]:
-    """Find what is wrong with the metric of generated answers, and with retention."""
+    """Find out whether the task has what a trial's last step is to measure."""
+    if spec.metric is not None and spec.task not in ("auto", *LANGUAGE_MODELS):
+        yield Problem(
+            ("metric",),
+            f"scores generated answers, and the task {show(spec.task)} has none; it is for "
+            f"{' and '.join(LANGUAGE_MODELS)}",
+        )
+    asked_by = {
+        ("retention",): spec.retention is not None,
+        ("objectives",): RETENTION in (spec.objectives or ()),
+        ("constraints", RETENTION): RETENTION in spec.constraints,
+    }
+    path = next((path for path, is_asked in asked_by.items() if is_asked), None)
+    if path is not None and spec.task not in ("auto", CAUSAL_LM):
+        yield Problem(
+            path,
+            f"retention is the loss on general text, which a model for {spec.task} does not "
+            f"have; it is available for {CAUSAL_LM}",
+        )
+
+
+def _last_step_files(spec: JobSpec) -> Iterator[Problem]:
+    """Find what is wrong with the files that a trial's last step reads."""
     if spec.metric is not None:
-        if spec.task not in ("auto", *LANGUAGE_MODELS):
-            yield Problem(
-                ("metric",),
-                f"scores generated answers, and the task {show(spec.task)} has none; it is for "
-                f"{' and '.join(LANGUAGE_MODELS)}",
-            )
         try:
             read_metric(spec.metric, spec.base)
         except InvalidJobError as error:
-            yield Problem(("metric",), error.message.removeprefix("metric: "))
-    named = {*(spec.objectives or ()), *spec.constraints}
-    if spec.task not in ("auto", CAUSAL_LM):
-        for key in (("retention",) if spec.retention is not None else ()) or (
-            ("objectives",) if RETENTION in named else ()
-        ):
-            yield Problem(
-                (key,),
-                f"retention is the loss on general text, which a model for {spec.task} does not "
-                f"have; it is available for {CAUSAL_LM}",
-            )
+            is_told = error.hint is None or error.message.endswith("?")
+            hint = "" if is_told else f"; {error.hint}"
+            yield Problem(("metric",), f"{error.message.removeprefix('metric: ')}{hint}")
     if spec.retention is not None and spec.retention.data is not None:
         path, value = ("retention", "data"), spec.retention.data
         kind = _kind(spec.base / value)
         if kind != "file":
-            near = _near(spec.base / value)
+            near = near_file(spec.base / value, base=spec.base, suffixes=DATA_SUFFIXES)
             yield Problem(path, f"there is no file {show(value)} below {spec.base}{near}")
         elif not is_data_file(value):
             yield Problem(
@@ -236,13 +252,16 @@ def _data(spec: JobSpec) -> Iterator[Problem]:
         yield from _hub_data(spec)
     if data.chat_template is not None:
         yield from _chat_template(spec)
+    named = [name for name in data.columns.model_dump().values() if isinstance(name, str)]
+    for name in sorted({name for name in named if named.count(name) > 1}):
+        yield Problem(("data", "columns"), f"the column {show(name)} is named twice")
+
+
+def _packing(spec: JobSpec) -> Iterator[Problem]:
     if spec.training.packing and spec.task not in ("auto", CAUSAL_LM):
         yield Problem(
             ("training", "packing"), f"is for task {CAUSAL_LM}, the task is {show(spec.task)}"
         )
-    named = [name for name in data.columns.model_dump().values() if isinstance(name, str)]
-    for name in sorted({name for name in named if named.count(name) > 1}):
-        yield Problem(("data", "columns"), f"the column {show(name)} is named twice")
 
 
 def _chat_template(spec: JobSpec) -> Iterator[Problem]:
@@ -297,7 +316,8 @@ def _data_files(spec: JobSpec) -> Iterator[Problem]:
         if kind == "folder":
             yield Problem(path, f"{show(value)} is a folder, expected a file")
         elif kind == "missing":
-            yield Problem(path, f"there is no file {show(value)} below {spec.base}{_near(file)}")
+            near = near_file(file, base=spec.base, suffixes=DATA_SUFFIXES)
+            yield Problem(path, f"there is no file {show(value)} below {spec.base}{near}")
         elif not is_data_file(value):
             yield Problem(
                 path, f"{show(value)} has no known ending; known: {', '.join(DATA_SUFFIXES)}"
@@ -321,15 +341,6 @@ def _kind(path: Path) -> Literal["file", "folder", "missing", "unreachable"]:
     except (OSError, ValueError):
         return "unreachable"
     return "folder" if stat.S_ISDIR(mode) else "file"
-
-
-def _near(file: Path) -> str:
-    """Return ``; did you mean ...`` for the nearest file name beside a missing one."""
-    try:
-        close = nearest(file.name, [sibling.name for sibling in file.parent.iterdir()])
-    except OSError:
-        return ""
-    return f"; did you mean {close!r}?" if close is not None else ""
 
 
 def _space(spec: JobSpec) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, cast, get_args
+from typing import Any, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -79,14 +79,17 @@ def key_paths(model: type[BaseModel], prefix: KeyPath = ()) -> Iterator[KeyPath]
 
 
 def section(model: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
-    """Return the model of the section at ``path``; None where it is no section."""
-    for name in path:
-        field = model.model_fields.get(name)
-        inner = None if field is None else _section_of(field.annotation)
-        if inner is None:
-            return None
-        model = inner
-    return model
+    """Return the model of the section at ``path``; None where it is no section.
+
+    Every key of a mapping from names to sections, such as ``constraints``, is one.
+    """
+    return _section_of(_annotation_at(model, path))
+
+
+def holds_any_key(model: type[BaseModel], path: KeyPath) -> bool:
+    """Return whether ``path`` lies inside a mapping that takes keys of any name."""
+    above = (path[:depth] for depth in range(1, len(path)))
+    return any(_values_of(_annotation_at(model, each)) is not None for each in above)
 
 
 def show(value: Any) -> str:
@@ -114,6 +117,24 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
     return annotation if is_section else None
 
 
+def _annotation_at(model: type[BaseModel], path: KeyPath) -> Any:
+    """Return the type of what stands at ``path``; None where nothing can."""
+    found: Any = model
+    for name in path:
+        inner, values = _section_of(found), _values_of(found)
+        if inner is not None and name in inner.model_fields:
+            found = inner.model_fields[name].annotation
+        else:
+            found = values
+    return found
+
+
+def _values_of(annotation: Any) -> Any:
+    """Return what a mapping from names of any kind holds; None for all else."""
+    choices = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    return next((get_args(choice)[1] for choice in choices if get_origin(choice) is dict), None)
+
+
 def _problem(found: Mapping[str, Any], model: type[BaseModel]) -> Problem:
     path = tuple(str(part) for part in found["loc"])
     kind, value, context = found["type"], found["input"], found.get("ctx", {})
@@ -138,7 +159,8 @@ def _problem(found: Mapping[str, Any], model: type[BaseModel]) -> Problem:
 def _suggestion(path: KeyPath, model: type[BaseModel]) -> str:
     leaf = path[-1]
     known = list(key_paths(model))
-    siblings = [p[-1] for p in known if p[:-1] == path[:-1]]
+    parent = section(model, path[:-1])
+    siblings = [] if parent is None else list(parent.model_fields)
     elsewhere = sorted((p for p in known if p[:-1] != path[:-1]), key=len)
     exact = [p for p in elsewhere if p[-1] == leaf.casefold().replace("-", "_")]
     close = nearest(leaf, siblings)

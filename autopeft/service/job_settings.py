@@ -66,6 +66,15 @@ class LimitSettings(Settings):
     min: float | None = Field(None, description="Smallest value allowed.")
     max: float | None = Field(None, description="Largest value allowed.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_mapping(cls, value: Any) -> Any:
+        if isinstance(value, Mapping | LimitSettings):
+            return value
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        limit = f"{value:g}" if is_number else "..."
+        raise ValueError(f"expected {{max: {limit}}} or {{min: {limit}}}, got {show(value)}")
+
     @model_validator(mode="after")
     def _limits_something(self) -> Self:
         if self.min is None and self.max is None:

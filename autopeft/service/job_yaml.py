@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from autopeft.errors import InvalidJobError
-from autopeft.naming import nearest
+from autopeft.service.near_files import near_file
 
 #: A job file is a page of text; what is larger is something else, given by mistake.
 MAX_JOB_FILE_BYTES = 1_000_000
@@ -123,13 +123,10 @@ def _read_text(path: Path) -> str:
             )
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        siblings = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        close = nearest(path.name, siblings)
+        near = near_file(path, base=Path(), suffixes=(".yaml", ".yml"))
         raise InvalidJobError(
-            f"there is no job file {str(path)!r}",
-            hint=f"did you mean {str(path.parent / close)!r}?"
-            if close
-            else "start from examples/quickstart.yaml",
+            f"there is no job file {str(path)!r}{near}",
+            hint=None if near else "start from examples/quickstart.yaml",
         ) from None
     except OSError as error:
         raise InvalidJobError(

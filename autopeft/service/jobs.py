@@ -57,6 +57,21 @@ class JobFolder:
         Raises:
             JobFolderError: it holds files already, or cannot be made.
         """
+        self.require_free()
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise JobFolderError(
+                f"cannot create output folder {str(self.root)!r}: {error.strerror or error}",
+                hint="name a folder you may write to with --output",
+            ) from error
+
+    def require_free(self) -> None:
+        """Make sure that a job can begin there; nothing is made.
+
+        Raises:
+            JobFolderError: it is a file, or holds files already.
+        """
         if self.root.exists() and not self.root.is_dir():
             raise JobFolderError(
                 f"output {str(self.root)!r} is a file, expected a new or empty folder",
@@ -73,13 +88,6 @@ class JobFolder:
                 f"output folder {str(self.root)!r} is not empty and holds no job",
                 hint="name a new or empty folder with --output",
             )
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise JobFolderError(
-                f"cannot create output folder {str(self.root)!r}: {error.strerror or error}",
-                hint="name a folder you may write to with --output",
-            ) from error
 
     def remove_empty_job(self) -> None:
         """Remove the log of a job that measured nothing, and the folder if that empties it."""

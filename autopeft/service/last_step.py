@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autopeft.naming import counted
 from autopeft.records import RETENTION
 from autopeft.service.job_spec import JobSpec
 from autopeft.workers.answer_metrics import AnswerMetric, MetricWarning, has_changed, read_metric
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from autopeft.workers.dataset import EncodedSplit, Rows
     from autopeft.workers.generation import GenerationPlan
     from autopeft.workers.tasks.base import EncodingSettings, Task
+    from autopeft.workers.worker import WorkerPlan
 
 
 def plan_answers(
@@ -63,6 +65,20 @@ def plan_answers(
         seed=spec.seed,
         max_positions=max_positions,
     )
+
+
+def last_step_text(plan: WorkerPlan) -> str:
+    """Say what a trial goes through after its last step, "" where that is nothing.
+
+    For example ``generates 100 answers, measures retention``: it can take longer than training.
+    """
+    answers, probe = plan.generation, plan.probe
+    parts = []
+    if answers is not None:
+        parts.append(f"generates {counted(len(answers.prompts), 'answer')}")
+    if probe is not None:
+        parts.append("measures retention")
+    return ", ".join(parts)
 
 
 def keep_metric(metric: AnswerMetric | None, path: Path) -> None:

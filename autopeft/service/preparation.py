@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from autopeft.errors import DataError, InvalidJobError
-from autopeft.naming import did_you_mean
-from autopeft.records import COST_NAMES, Costs, ModelShape
+from autopeft.records import Costs, ModelShape
 from autopeft.results.front import MEASURED_ENDS, Constraint, ObjectiveScale
 from autopeft.search_spaces.method import get_method
-from autopeft.search_spaces.space import SearchSpace, load_space
+from autopeft.search_spaces.space import SearchSpace
+from autopeft.service.examination import examine
 from autopeft.service.job_spec import JobSpec
-from autopeft.service.last_step import plan_answers, read_probe_of
-from autopeft.workers.tasks.metric_names import METRICS_BY_TASK
 
 if TYPE_CHECKING:
     from autopeft.proposers.base import CostFunction
     from autopeft.search_spaces.configuration import Configuration
     from autopeft.workers.dataset import EncodedData
-    from autopeft.workers.generation import GenerationPlan
     from autopeft.workers.memory import MemoryModel
     from autopeft.workers.settings import TrainingSettings
     from autopeft.workers.worker import WorkerPlan
@@ -31,9 +27,6 @@ NUM_SCALE_SAMPLES = 256
 
 #: Adapters are trained and saved as float32, also over a base of half precision.
 BYTES_PER_SAVED_NUMBER = 4
-
-#: Batches are padded to a multiple of this many tokens.
-TOKEN_MULTIPLE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +88,7 @@ class Workbench:
         space: Where to search.
         costs: Costs of many configurations, predicted quickly.
         exact_costs: Costs of one configuration, by exact accounting.
+        is_conversational: Whether examples are conversations, written by a chat template.
     """
 
     prepared: Prepared
@@ -104,6 +98,7 @@ class Workbench:
     space: SearchSpace
     costs: CostFunction
     exact_costs: Callable[[Configuration], Costs]
+    is_conversational: bool = False
 
 
 def prepare(
@@ -112,6 +107,7 @@ def prepare(
     scale: ObjectiveScale | None = None,
     score_on: Literal["validation", "test"] = "validation",
     on_phase: Callable[[str], None] = lambda text: None,
+    on_progress: Callable[[str], None] = lambda text: None,
     kept_metric: Path | None = None,
 ) -> Workbench:
     """Read the data, look at the model and build the space.
@@ -121,81 +117,41 @@ def prepare(
         scale: The recorded scale of a job that is resumed; found anew where None.
         score_on: ``validation`` in a search. ``test`` only for finalists.
         on_phase: Told what is going on.
+        on_progress: Told how far something slow is, also later, when costs are predicted.
         kept_metric: The job's copy of the user's metric; it counts where it is there.
 
     Raises:
         AutopeftError: data, model or space do not fit the job.
     """
-    from autopeft.workers.data import encode_splits
-    from autopeft.workers.data.chat import read_chat_template
-    from autopeft.workers.loading import load_splits
-    from autopeft.workers.models import load_config, max_positions, resolve_model
-    from autopeft.workers.pretraining.building import build_if_missing
-    from autopeft.workers.processors import load_processor
-    from autopeft.workers.shapes import model_shape
-    from autopeft.workers.tasks.base import TASKS, EncodingSettings, infer_task
+    from autopeft.workers.data.language import is_conversational
+    from autopeft.workers.tasks.base import TASKS
     from autopeft.workers.worker import WorkerPlan
 
-    on_phase("reading the data")
-    splits = load_splits(spec.data, base=spec.base, seed=spec.seed, task=spec.task)
-    task_name = infer_task(splits) if spec.task == "auto" else spec.task
-    metric, cost_names = split_objectives(spec.objectives, task_name)
-    task = TASKS.get(task_name)()
-    encoding = task.encode_labels(splits)
-
-    build_if_missing(spec.model.name, on_phase)
-    on_phase("looking at the model")
-    source = resolve_model(spec.model, base=spec.base)
-    config = load_config(source, encoding.num_outputs, encoding.id2label, task_name)
-    shape = model_shape(source, config, task_name)
-
-    on_phase("encoding the data")
-    encoding_settings = EncodingSettings(
-        max_tokens=spec.training.max_tokens,
-        packing=spec.training.packing,
-        chat_template=read_chat_template(spec.data, spec.base),
-    )
-    processor = load_processor(source, config, task.modality)
-    data = encode_splits(task, splits, encoding, processor, encoding_settings, score_on=score_on)
-    answers = plan_answers(
-        spec,
-        task,
-        splits.splits[score_on],
-        processor,
-        encoding_settings,
-        max_positions=max_positions(config),
-        kept_metric=kept_metric,
-    )
-    tokens, num_free_positions = _longest_batch(data, spec, config)
-    if answers is not None and num_free_positions is not None:
-        num_free_positions = min(num_free_positions, _positions_left(answers, config))
-    training = spec.training.resolved(len(data.train))
-    shape = replace(
-        shape,
-        num_free_positions=num_free_positions,
-        uses_packing=training.packing,
-        uses_gradient_checkpointing=training.gradient_checkpointing,
-    )
-    space = load_space(spec.space, shape, base=spec.base)
+    found = examine(spec, score_on=score_on, on_phase=on_phase, kept_metric=kept_metric)
+    goal, splits, encoding = found.read.goal, found.read.splits, found.read.encoding
+    model, data, space = found.model, found.encoded, found.space
+    task = TASKS.get(goal.task)()
 
     on_phase("predicting memory")
-    costs = _Costs(spec, shape, space, config, tokens, task_name, data)
+    costs = _Costs(
+        spec, model.shape, space, model.config, found.tokens, goal.task, data, on_progress
+    )
     if scale is None:
-        ends = (task.chance_score(encoding, metric, data), task.ideal_score(metric))
+        ends = (task.chance_score(encoding, goal.metric, data), task.ideal_score(goal.metric))
         scale = _find_scale(
             space,
             costs,
-            metric,
-            cost_names,
+            goal.metric,
+            goal.cost_names,
             ends,
-            constraints=_constraints(spec, metric),
+            constraints=goal.constraints,
             seed=spec.seed,
         )
     prepared = Prepared(
-        shape=shape,
-        task=task_name,
-        metric=metric,
-        greater_is_better=METRICS_BY_TASK[task_name][metric],
+        shape=model.shape,
+        task=goal.task,
+        metric=goal.metric,
+        greater_is_better=task.metrics[goal.metric],
         id2label=encoding.id2label,
         num_outputs=encoding.num_outputs,
         fingerprint=splits.fingerprint,
@@ -204,118 +160,25 @@ def prepare(
         text_columns=splits.text_columns,
         input_roles=tuple(splits.splits["train"].columns),
         scale=scale,
-        memory_tokens=tokens,
+        memory_tokens=found.tokens,
     )
     plan = WorkerPlan(
-        source=source,
+        source=model.source,
         data=data,
         id2label=encoding.id2label,
-        shape=shape,
-        generation=answers,
-        probe=read_probe_of(spec, task_name, processor),
+        shape=model.shape,
+        generation=found.answers,
+        probe=found.probe,
     )
     return Workbench(
         prepared=prepared,
         plan=plan,
         max_tokens=spec.training.max_tokens,
-        training=training,
+        training=found.training,
         space=space,
         costs=costs.predict,
         exact_costs=costs.exact,
-    )
-
-
-def _padded(num_tokens: int) -> int:
-    """Return the width of a batch whose longest example has ``num_tokens``."""
-    return -(-num_tokens // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
-
-
-def _positions_left(answers: GenerationPlan, config: Any) -> int:
-    """Return the positions that the longest prompt and its answer leave free."""
-    from autopeft.workers.models import max_positions
-
-    most = max_positions(config)
-    assert most is not None
-    longest = max(len(prompt) for prompt in answers.prompts)
-    return most - longest - answers.settings.max_new_tokens
-
-
-def _longest_batch(data: EncodedData, spec: JobSpec, config: Any) -> tuple[int, int | None]:
-    """Return the tokens of the longest training batch, and the positions any batch leaves free.
-
-    Raises:
-        DataError: there are not enough rows for one batch.
-        InvalidJobError: the longest batch finds no positions in the model.
-    """
-    from autopeft.workers.models import max_positions
-
-    batch_size = spec.training.batch_size
-    if len(data.train) < batch_size:
-        examples = "packed sequences" if spec.training.packing else "rows"
-        raise DataError(
-            f"the training split has {len(data.train)} {examples}, fewer than one batch of "
-            f"{batch_size}",
-            hint="lower training.batch_size, or give more training rows",
-        )
-    tokens = _padded(data.train.longest)
-    longest = max(tokens, _padded(data.validation.longest))
-    most = max_positions(config)
-    if most is None:
-        return tokens, None
-    if longest > most:
-        raise InvalidJobError(
-            f"training.max_tokens is {spec.training.max_tokens} and the longest batch has "
-            f"{longest} tokens, but the model takes at most {most}",
-            hint=f"set training.max_tokens to {most // TOKEN_MULTIPLE * TOKEN_MULTIPLE} or less",
-        )
-    return tokens, most - longest
-
-
-def split_objectives(objectives: Sequence[str] | None, task: str) -> tuple[str, tuple[str, ...]]:
-    """Return the metric and the costs among a job's objectives.
-
-    Raises:
-        InvalidJobError: a name is no metric of the task and no cost.
-    """
-    from autopeft.workers.tasks.base import TASKS
-
-    metrics = METRICS_BY_TASK[task]
-    default = TASKS.get(task).default_metric
-    if objectives is None:
-        return default, (COST_NAMES[0], COST_NAMES[2])
-    unknown = [name for name in objectives if name not in metrics and name not in COST_NAMES]
-    if unknown:
-        raise InvalidJobError(
-            f"objectives do not fit the task {task!r}",
-            problems=[
-                f"objectives: {name!r} is neither a metric of {task} nor a cost"
-                f"{did_you_mean(name, [*metrics, *COST_NAMES])}"
-                for name in unknown
-            ],
-            hint=f"metrics of {task}: {', '.join(metrics)}; costs: {', '.join(COST_NAMES)}",
-        )
-    chosen = [name for name in objectives if name in metrics]
-    return (
-        chosen[0] if chosen else default,
-        tuple(name for name in objectives if name in COST_NAMES),
-    )
-
-
-def _constraints(spec: JobSpec, metric: str) -> tuple[Constraint, ...]:
-    """Return the job's constraints.
-
-    Raises:
-        InvalidJobError: one names a metric that is not the job's.
-    """
-    for name in spec.constraints:
-        if name not in COST_NAMES and name != metric:
-            raise InvalidJobError(
-                f"constraints: {name!r} is no cost, and the job's metric is {metric!r}",
-                hint=f"limit {metric}, or one of the costs: {', '.join(COST_NAMES)}",
-            )
-    return tuple(
-        Constraint(name=name, minimum=limit.min, maximum=limit.max)
-        for name, limit in sorted(spec.constraints.items())
+        is_conversational=is_conversational(splits.splits["train"]),
     )
 
 
@@ -331,9 +194,11 @@ class _Costs:
         tokens: int,
         task: str,
         data: EncodedData,
+        on_progress: Callable[[str], None],
     ) -> None:
         from autopeft.workers.memory import MemoryModel, longest_inputs, step_dtypes
 
+        self._on_progress = on_progress
         self._shape = shape
         self._space = space
         self._memory: MemoryModel = MemoryModel(
@@ -350,7 +215,7 @@ class _Costs:
     def predict(self, configurations: Sequence[Configuration]) -> list[Costs]:
         if not configurations:
             return []
-        memory = self._memory.predict(configurations)
+        memory = self._memory.predict(configurations, self._on_method)
         return [
             self._with_memory(configuration, int(num_bytes))
             for configuration, num_bytes in zip(configurations, memory, strict=True)
@@ -358,6 +223,9 @@ class _Costs:
 
     def exact(self, configuration: Configuration) -> Costs:
         return self._with_memory(configuration, self._memory.probe(configuration).total_bytes)
+
+    def _on_method(self, number: int, of: int, name: str) -> None:
+        self._on_progress(f"predicting memory: method {number} of {of}, {name}")
 
     def _with_memory(self, configuration: Configuration, num_bytes: int) -> Costs:
         adapter = self._space.num_adapter_parameters(configuration)

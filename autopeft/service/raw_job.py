@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.errors import InvalidJobError
+from autopeft.search_spaces.space_files import is_space_file
 from autopeft.service.job_problems import (
     KeyPath,
     Problem,
+    holds_any_key,
     key_paths,
     section,
     show,
@@ -68,7 +70,7 @@ def apply_changes(raw: dict[str, Any], changes: Mapping[KeyPath, Any]) -> list[P
     """Write each change into ``raw``; a section given as one string is opened first."""
     problems = []
     for path, value in changes.items():
-        if path not in _KNOWN_PATHS and path[0] != "space":
+        if path not in _KNOWN_PATHS and not holds_any_key(JobSettings, path):
             problems.append(unknown_key(path, JobSettings))
             continue
         target = raw
@@ -76,18 +78,35 @@ def apply_changes(raw: dict[str, Any], changes: Mapping[KeyPath, Any]) -> list[P
             inner = target.get(key)
             if isinstance(inner, str) and depth == 0 and key in ("model", "data"):
                 inner = model_from_text(inner) if key == "model" else data_from_text(inner)
-            if inner is None and key != "space":
+            if depth == 0 and key == "space":
+                inner = _opened_space(inner)
+            if inner is None:
                 inner = {}
             if not isinstance(inner, dict):
-                problems.append(
-                    Problem(path, f"cannot be set: {key} is {show(inner)}, not a mapping")
-                )
+                problems.append(_cannot_be_set(path, path[: depth + 1], inner))
                 break
             target[key] = inner
             target = inner
         else:
             target[path[-1]] = value
     return problems
+
+
+def _opened_space(space: Any) -> Any:
+    """Return a space given as the name of a preset as the mapping that builds on it."""
+    name = JobSettings.model_fields["space"].default if space is None else space
+    return {"preset": name} if isinstance(name, str) and not is_space_file(name) else space
+
+
+def _cannot_be_set(path: KeyPath, above: KeyPath, inner: Any) -> Problem:
+    """Say that ``path`` lies inside what is no mapping, and what can be done."""
+    if above == ("space",) and isinstance(inner, str):
+        advice = "set it in that file, or write space as a mapping, such as {preset: default}"
+    else:
+        advice = f"set all of {'.'.join(above)} at once"
+    return Problem(
+        path, f"cannot be set: {'.'.join(above)} is {show(inner)}, not a mapping; {advice}"
+    )
 
 
 def drop_empty_sections(raw: dict[str, Any]) -> None:

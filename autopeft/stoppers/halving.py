@@ -92,7 +92,7 @@ class HalvingStopper(Stopper):
         if _is_the_baseline(state, rest):
             return Decision(
                 action=Action.CONTINUE,
-                reason=f"score {state.score:.4g} at step {state.step}: plain LoRA, the baseline, "
+                reason=f"{self._where(state)}: plain LoRA, the baseline, "
                 "is trained to the end whatever its score",
             )
         with one_blas_thread():
@@ -116,7 +116,7 @@ class HalvingStopper(Stopper):
 
     def _judge(self, states: Sequence[TrialState], judged: Sequence[TrialState]) -> list[Verdict]:
         if not has_measurements(states):
-            return [_unjudged(state, 0) for state in judged]
+            return [self._unjudged(state, 0) for state in judged]
         if self._virtual is None:
             self._virtual = draw_virtual(self.space, self.costs, seed=self.seed)
         judge = Judge(
@@ -149,8 +149,8 @@ class HalvingStopper(Stopper):
             )
         standing = judge.compare(state)
         if standing.num_measured < MIN_MEASURED:
-            return _unjudged(state, standing.num_measured)
-        where = f"score {state.score:.4g} at step {state.step}"
+            return self._unjudged(state, standing.num_measured)
+        where = self._where(state)
         if standing.num_comparators < 1:
             return Verdict(goes_on=True, chance=1.0, reason=f"{where}: nothing costs as little")
         chance, rival = judge.chance_of_front(state)
@@ -173,6 +173,18 @@ class HalvingStopper(Stopper):
             reason=f"{share} (at most {1 / ETA:.0%} may be), {chance:.1%} chance of the front",
         )
 
+    def _unjudged(self, state: TrialState, num_measured: int) -> Verdict:
+        return Verdict(
+            goes_on=True,
+            chance=1.0,
+            reason=f"{self._where(state)}: measured there so far: {num_measured} other, "
+            f"{MIN_MEASURED} needed to judge",
+        )
+
+    def _where(self, state: TrialState) -> str:
+        """Say what was measured where, as the metric gives it."""
+        return f"{self.scale.score_text(state)} at step {state.step}"
+
 
 def _is_the_baseline(state: TrialState, others: Sequence[TrialState]) -> bool:
     """Whether a trial is the job's first plain LoRA on all linear layers."""
@@ -191,12 +203,3 @@ def _among(standing: Comparison) -> str:
         (round(standing.num_virtual), "untried, by the surrogate"),
     )
     return f" ({'; '.join(f'{number} {kind}' for number, kind in kinds if number)})"
-
-
-def _unjudged(state: TrialState, num_measured: int) -> Verdict:
-    return Verdict(
-        goes_on=True,
-        chance=1.0,
-        reason=f"score {state.score:.4g} at step {state.step}: measured there so far: "
-        f"{num_measured} other, {MIN_MEASURED} needed to judge",
-    )

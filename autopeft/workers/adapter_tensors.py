@@ -19,6 +19,7 @@ HEAD = "head"
 #: network that computes a prompt.
 TRAINING = "training"
 _PEFT_PREFIX = "base_model.model."
+_NESTING = ".base_layer."
 _PART_PREFIX = "part_"
 
 
@@ -128,8 +129,7 @@ def _part_tensors(model: Any, head_paths: Sequence[str]) -> dict[str, dict[str, 
     for adapter in getattr(base, "peft_config", {}):
         tensors = get_peft_model_state_dict(base, adapter_name=adapter, save_embedding_layers=False)
         groups[adapter.removeprefix(_PART_PREFIX)] = {
-            _PEFT_PREFIX + key.replace(".base_layer.", "."): tensor
-            for key, tensor in tensors.items()
+            _PEFT_PREFIX + key: tensor for key, tensor in _unnested(tensors).items()
         }
     if isinstance(model, PeftModel):
         for adapter in model.prompt_encoder:
@@ -146,6 +146,22 @@ def _part_tensors(model: Any, head_paths: Sequence[str]) -> dict[str, dict[str, 
             )
     groups[HEAD] = head
     return groups
+
+
+def _unnested(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return one adapter's tensors under the keys that they have where it is the only one.
+
+    Two parameters of one module (stacked experts) are nested even then, the later inside.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for key in sorted(tensors, key=lambda key: (key.count(_NESTING), key)):
+        start, *rest = key.split(_NESTING)
+        alone = ".".join((start, *rest))
+        while alone in found:
+            start += _NESTING.rstrip(".")
+            alone = ".".join((start, *rest))
+        found[alone] = tensors[key]
+    return {key: found[key] for key in sorted(found)}
 
 
 def _address(tensor: torch.Tensor) -> int:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from autopeft.errors import InvalidJobError
-from autopeft.naming import did_you_mean, nearest
+from autopeft.naming import did_you_mean, nearest, or_nearest
 from autopeft.records import COST_NAMES
 from autopeft.workers.tasks.metric_names import METRIC_NAMES
 
@@ -148,7 +148,7 @@ def read_metric(text: str, base: Path, kept: Path | None = None) -> AnswerMetric
     if match is None or not match["file"].endswith(".py") or not match["function"].isidentifier():
         raise InvalidJobError(
             f"metric: {text!r} is neither a metric of generated answers nor file.py:function"
-            f"{did_you_mean(text, BUILT_IN)}",
+            f"{or_nearest(text, BUILT_IN)}",
             hint=f"built in: {', '.join(BUILT_IN)}",
         )
     name, path = match["function"], base / match["file"]

@@ -10,10 +10,12 @@ from typing import Any
 from uuid import uuid4
 
 from autopeft.errors import JobFolderError
+from autopeft.workers.generation import stop_tokens
 from autopeft.workers.model_sources import ModelSource
-from autopeft.workers.models import load_config, load_tokenizer
+from autopeft.workers.models import kept_in_full, load_config, load_tokenizer
 from autopeft.workers.processors import load_processor
 from autopeft.workers.tasks.base import TASKS
+from autopeft.workers.tasks.language_model import LanguageModelTask
 
 SCHEMA_VERSION = 1
 FACTS_FILE = "autopeft.json"
@@ -31,8 +33,8 @@ def write_assets(
     """Write the job's ``assets`` folder; one that stands there already is replaced whole.
 
     It holds the tokenizer (or processor) as ``save_pretrained`` writes it, and ``autopeft.json``:
-    the facts given here, how the base model is named and loaded, and how batches are padded. No
-    path of this machine is in it.
+    the facts given here, how the base model is named and loaded, how batches are padded, and for
+    language models which tokens end an answer. No path of this machine is in it.
 
     Args:
         folder: Where to write.
@@ -51,12 +53,17 @@ def write_assets(
     if task.modality == "text":
         processor = load_tokenizer(source)
         padding = {"side": processor.padding_side, "pad_token_id": processor.pad_token_id}
+        if issubclass(task, LanguageModelTask):
+            facts = {**facts, "stop_ids": list(stop_tokens(processor))}
         if chat_template is not None:
             processor.chat_template = chat_template
     else:
         config = load_config(source, facts["num_labels"], facts["id2label"], facts["task"])
         processor = load_processor(source, config, task.modality)
         padding = {"side": "right", "pad_token_id": 0}
+    if source.quantization is not None:
+        config = load_config(source, facts["num_labels"], facts["id2label"], facts["task"])
+        facts = {**facts, "kept_in_full": list(kept_in_full(source, config, facts["task"]))}
     everything = {
         "schema_version": SCHEMA_VERSION,
         "base_model": source.public_name,

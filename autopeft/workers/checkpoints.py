@@ -266,7 +266,7 @@ def _write_adapter(folder: Path, model: Any, shape: ModelShape) -> None:
 def _write_config_in_order(path: Path) -> None:
     """Sort what PEFT kept as sets, so that equal adapters are equal files in any process."""
     config = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("target_modules", "modules_to_save"):
+    for key in ("target_modules", "target_parameters", "modules_to_save"):
         if isinstance(config.get(key), list):
             config[key] = sorted(set(config[key]))
     path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")

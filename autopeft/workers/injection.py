@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -33,6 +33,7 @@ from autopeft.search_spaces.method import get_method
 from autopeft.workers.adapter_tensors import adapter_name, trainable_parameters
 from autopeft.workers.heads import PEFT_HEAD_NAMES, initialise_head, trained_head
 from autopeft.workers.hooks import module_of
+from autopeft.workers.quantization import scales_of
 from autopeft.workers.seeds import seeded
 from autopeft.workers.tasks.base import TASKS
 
@@ -254,7 +255,7 @@ def _frozen_endings(method: str) -> tuple[str, ...]:
     )
 
 
-def _assert_set(model: Any, trainable: set[str], frozen: set[int]) -> None:
+def _assert_set(model: Any, trainable: set[str], frozen: Container[int]) -> None:
     """Assert that nothing of the frozen base trains, nor PEFT's copy of the original head."""
     wrong = [
         name
@@ -264,10 +265,13 @@ def _assert_set(model: Any, trainable: set[str], frozen: set[int]) -> None:
     assert not wrong, f"PEFT would train what is frozen: {wrong[:4]}"
 
 
-def _copy_over_frozen(model: Any, shape: ModelShape) -> tuple[Any, set[int]]:
-    """Copy the module tree; frozen weights become new parameters over the same storage."""
+def _copy_over_frozen(model: Any, shape: ModelShape) -> tuple[Any, dict[int, torch.nn.Parameter]]:
+    """Copy the module tree; frozen weights become new parameters over the same storage.
+
+    These are returned by ``id``, and so kept: PEFT may replace one, and its ``id`` would be free.
+    """
     prefixes = tuple(f"{path}." for path in shape.head_paths)
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = scales_of(model)
     views: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not name.startswith(prefixes):
@@ -275,7 +279,7 @@ def _copy_over_frozen(model: Any, shape: ModelShape) -> tuple[Any, set[int]]:
             memo[id(parameter)] = view
             views.append(view)
     fresh = copy.deepcopy(model, memo)
-    return fresh, {id(view) for view in views}
+    return fresh, {id(view): view for view in views}
 
 
 def _view(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
@@ -312,6 +316,8 @@ def known_warnings() -> Iterator[None]:
             "Already found a `peft_config` attribute",  # several parts, distinct names
             "You are trying to modify a model with PEFT for a second time",  # the same
             "Unsupported layer type",  # LN tuning copies any normalisation as it is
+            # A Conv1D in few bits is a linear layer like any other.
+            "fan_in_fan_out is set to True but the target module is `torch.nn.Linear`",
             "Specified to not save basis_A",  # RandLoRA's bases follow from their seed
         ):
             warnings.filterwarnings("ignore", message=message)

@@ -201,8 +201,9 @@ def _cut_missing(
         away = cut(train, target, generator, stratify=stratify, keys=reader.keys(train))
         if len(away) < MIN_ROWS[split]:
             raise DataError(
-                f"train has {num_rows} rows, too few in each class or too many of equal text to "
-                f"cut {split} from it",
+                f"train has {num_rows} rows, {'too few in each class or ' if stratify else ''}"
+                f"too many {reader.what_is_equal(train)} to cut {split} from it; such rows stay "
+                "together",
                 hint=f"give a file for {split}, or more rows",
             )
         gone = set(away)

@@ -98,6 +98,20 @@ def resolve_model(settings: ModelSettings, base: Path) -> ModelSource:
     )
 
 
+def is_at_hand(settings: ModelSettings, base: Path) -> bool:
+    """Tell whether a model's configuration can be read without building or downloading it."""
+    name = settings.name.strip()
+    if name.startswith("builtin:") and name != BUILTIN_MODELS[0]:
+        from autopeft.workers.pretraining.building import is_built
+
+        return is_built(name)
+    if name.startswith("builtin:") or (base / Path(name).expanduser()).is_dir():
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, "config.json", revision=settings.revision), str)
+
+
 def _builtin_folder(name: str) -> tuple[str, str]:
     """Return the folder of a built-in model and its public name."""
     if name not in BUILTIN_MODELS:

@@ -6,7 +6,6 @@ way to a usable model becomes one :class:`~autopeft.errors.ModelError`.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,15 +14,15 @@ from typing import Any
 import torch
 
 from autopeft.errors import ModelError
-from autopeft.workers.heads import (
-    OTHER_HEAD_NAMES,
-    PEFT_HEAD_NAMES,
-    head_paths,
-    is_below,
-    lacking_modules,
-)
+from autopeft.workers.heads import head_paths, is_below, lacking_modules
 from autopeft.workers.hub_access import is_hub_reachable
 from autopeft.workers.model_sources import BUILTIN_MODELS, ModelSource, resolve_model
+from autopeft.workers.quantization import (
+    check_can_quantize,
+    kept_modules,
+    quantization_arguments,
+    settle,
+)
 from autopeft.workers.tasks.base import TASKS
 
 __all__ = [
@@ -31,14 +30,15 @@ __all__ = [
     "ModelSource",
     "auto_class",
     "auto_class_name",
+    "check_can_quantize",
     "clear_errors",
     "head_paths",
+    "kept_in_full",
     "lacking_modules",
     "load_config",
     "load_model",
     "load_tokenizer",
     "max_positions",
-    "quantization_arguments",
     "quiet_transformers",
     "resolve_model",
 ]
@@ -147,7 +147,7 @@ def load_model(
         ModelError: weights cannot be read, do not fit, parts of the frozen base are missing, or
             the base is to be quantised and bitsandbytes is missing.
     """
-    more = quantization_arguments(source, device)
+    more = quantization_arguments(source, device, kept_in_full(source, config, task))
     with (
         clear_errors(source, "the weights"),
         quiet_transformers(),
@@ -176,36 +176,26 @@ def load_model(
     model.requires_grad_(False)
     model.eval()
     model.name_or_path = model.config._name_or_path = source.public_name
-    return model if source.quantization else model.to(device)
+    return settle(model) if source.quantization else model.to(device)
 
 
-def quantization_arguments(source: ModelSource, device: str | torch.device) -> dict[str, Any]:
-    """Return what ``from_pretrained`` needs to store the frozen linear layers in 4 or 8 bits.
+def kept_in_full(source: ModelSource, config: Any, task: str) -> tuple[str, ...]:
+    """Return the paths of modules that a quantised base keeps as they are; none of another.
 
-    4 bits are NF4 with double quantisation (Dettmers et al., QLoRA, arXiv 2305.14314).
+    Args:
+        source: Where the model comes from.
+        config: What :func:`load_config` returned.
+        task: Name of the task, which decides the head.
+
+    Raises:
+        ModelError: bitsandbytes is missing, or the architecture has no such head.
     """
     if source.quantization is None:
-        return {}
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError(
-            f"model.quantization is {source.quantization}, which needs the package bitsandbytes",
-            hint="pip install bitsandbytes, or leave model.quantization out",
-        )
-    from transformers import BitsAndBytesConfig
-
-    compute = torch.bfloat16 if source.dtype == "auto" else getattr(torch, source.dtype)
-    kept = [*PEFT_HEAD_NAMES, *OTHER_HEAD_NAMES, "lm_head"]
-    if source.quantization == "8bit":
-        settings = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
-    else:
-        settings = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=compute,
-            llm_int8_skip_modules=kept,
-        )
-    return {"quantization_config": settings, "device_map": {"": torch.device(device)}}
+        return ()
+    check_can_quantize(source.quantization)
+    with clear_errors(source, "the architecture"), quiet_transformers(), torch.device("meta"):
+        model = auto_class(task).from_config(config)
+    return kept_modules(model, head_paths(model, lacking_modules(model, source)))
 
 
 def load_tokenizer(source: ModelSource) -> Any:

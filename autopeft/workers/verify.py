@@ -32,10 +32,10 @@ from autopeft.workers.models import (
     auto_class,
     head_paths,
     lacking_modules,
-    quantization_arguments,
     quiet_transformers,
 )
 from autopeft.workers.processors import load_processor
+from autopeft.workers.quantization import quantization_arguments, settle
 from autopeft.workers.settings import Precision
 from autopeft.workers.tasks.base import TASKS, EncodingSettings, Task
 from autopeft.workers.training import autocast, evaluate
@@ -160,8 +160,9 @@ def load_export(folder: Path, *, base_folder: Path | None = None, device: str = 
                 dtype=source.dtype,
                 trust_remote_code=source.trust_remote_code,
                 revision=source.revision or "main",
-                **quantization_arguments(source, device),
+                **quantization_arguments(source, device, facts.get("kept_in_full", ())),
             )
+            base = settle(base)
             base.name_or_path = source.public_name
             heads = head_paths(base, lacking_modules(base, source))
             load = _load_single if (folder / _CONFIG).is_file() else _load_parts

@@ -299,7 +299,36 @@ FLAGS = [
     flags("set-bad-yaml", ("--set", "seed=[1"), "--set seed: the value '[1' is not valid YAML"),
     flags("set-bad-value", ("--set", "seed=x"), "seed: expected a whole number, got 'x'"),
     flags("set-into-a-value", ("--set", "seed.x=1"), "seed.x: unknown key"),
-    flags("set-into-a-preset", ("--set", "space.methods=1"), "space is nothing, not a mapping"),
+    flags(
+        "set-into-a-preset", ("--set", "space.deploy=vlm"), "deploy: 'vlm' is neither", "'vllm'?"
+    ),
+    flags(
+        "set-into-a-space-file",
+        ("--set", "space=mine.yaml", "--set", "space.deploy=vllm"),
+        "space.deploy: cannot be set: space is 'mine.yaml', not a mapping; set it in that file",
+    ),
+    flags(
+        "set-unknown-constraint",
+        ("--set", "constraints.retentoin.max=0.1"),
+        "constraints.retentoin: 'retentoin' is neither a cost nor a metric",
+        "did you mean 'retention'?",
+    ),
+    flags(
+        "set-unknown-limit",
+        ("--set", "constraints.retention.mx=0.1"),
+        "unknown key; did you mean 'constraints.retention.max'?",
+    ),
+    flags(
+        "set-limit-without-a-side",
+        ("--set", "constraints.retention=0.1"),
+        "constraints.retention: expected {max: 0.1} or {min: 0.1}, got 0.1",
+    ),
+    flags(
+        "one-typo-among-objectives",
+        ("--set", "objectives=[accuracy, num_trainable_paramters]"),
+        "has 1 problem",
+        "did you mean 'num_trainable_parameters'?",
+    ),
     flags("zero-trials-flag", ("--trials", "0"), "budget.trials: expected at least 1, got 0"),
     flags("word-for-number", ("--trials", "many"), "Invalid value for '--trials'"),
     flags("unknown-flag", ("--trails", "3"), "No such option: --trails"),

@@ -35,7 +35,9 @@ def test_it_builds_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     assert "training 2 of 2, 0:00 left" in first.stderr
     again = run_command(capsys, "build", f"builtin:{NAME}", "--format", "json")
     assert again.code == 0
-    assert json.loads(again.stdout)["recipe"]["name"] == NAME
+    card = json.loads(again.stdout)
+    assert card["recipe"]["name"] == NAME
+    assert Path(card["folder"], "config.json").is_file()
     assert again.stderr == ""
     assert "is there already" in run_command(capsys, "build", NAME).stdout
 
@@ -57,3 +59,12 @@ def test_an_interrupted_build_says_how_to_go_on(
     result = run_command(capsys, "build", NAME)
     assert result.code == 130
     assert f"Continue with: autopeft build {NAME}" in result.stderr
+
+
+def test_the_help_says_how_long_it_takes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert RECIPES["docstring-lm"].duration == "about 18 minutes on two idle cores, at most 25"
+    shown = " ".join(run_command(capsys, "build", "--help").stdout.split())
+    assert RECIPES["docstring-lm"].duration in shown

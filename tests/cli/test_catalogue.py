@@ -82,3 +82,16 @@ def test_extremes_of_lora_by_hand() -> None:
     assert extent.smallest == 2 * 768
     widths = 4 * (768 + 768) + 2 * (768 + 3072)
     assert extent.largest == 12 * (64 * widths + 5 * 768 + 3072)
+
+
+def test_experts_that_stay_frozen_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = families.write(tmp_path / "tiny", "mixtral")
+    listed = rows(capsys, str(folder), "causal-lm")
+    methods("table", str(folder))
+
+    assert listed["lora-fa"]["remarks"] == ["the stacked experts stay as they are"]
+    assert "all but last-layers, lora: the stacked experts" in " ".join(
+        capsys.readouterr().out.split()
+    )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import autopeft
 from autopeft.cli import doctor, failures, main, running
 from autopeft.cli.app import app
 from autopeft.errors import ExportError
+from autopeft.results.front import Constraint
 from autopeft.results.job_log import JobLog
 from autopeft.results.sqlite_store import SqliteStore
 from autopeft.service import driver
@@ -29,7 +31,7 @@ from autopeft.service.jobs import open_job
 from autopeft.service.observer import Observer
 from autopeft.workers.data.table import DataWarning
 from tests.cli.running import run_command
-from tests.results.jobs import example_job
+from tests.results.jobs import SCALE, Scribe, example_job, make_trial
 
 GOOD = "model: builtin:minilm\ndata: builtin:docstrings\n"
 COMMANDS = (
@@ -125,6 +127,50 @@ def test_show_prints_the_front_as_a_table(
     assert "the baseline" in outcome.stdout
     assert "4 completed, 2 stopped, 1 infeasible, 1 diverged, 1 failed" in outcome.stdout
     assert "Ended: the budget of 9 trials is spent." in outcome.stdout
+
+
+def test_show_names_the_constraint_a_trial_breaks(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "run").mkdir()
+    store = SqliteStore(place / "run" / "log.sqlite")
+    scribe = Scribe(store)
+    limit = Constraint(name="num_trainable_parameters", maximum=50_000)
+    scribe.prepared(replace(SCALE, constraints=(limit,)))
+    for number in range(10):
+        scribe.completed(make_trial(number, parameters=90_000 + number), (0.9,))
+    store.close()
+    shown = run_command(capsys, "show", "run").stdout
+    assert "10 completed trials not on the front for a constraint:\n" in shown
+    assert (
+        "  trial 0: num_trainable_parameters is 90,000, asked is "
+        "num_trainable_parameters <= 50,000\n" in shown
+    )
+    assert "  and 2 more, all in `--format csv`\n" in shown
+
+
+def test_show_counts_one_trial_as_one(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "run").mkdir()
+    store = SqliteStore(place / "run" / "log.sqlite")
+    Scribe(store).propose(make_trial(0))
+    store.close()
+    assert "Not finished: 1 trial begun." in run_command(capsys, "show", "run").stdout
+
+
+@pytest.mark.parametrize(("columns", "num_lines"), [(None, 1), ("60", 5)])
+def test_show_wraps_for_a_width_that_is_known(
+    columns: str | None,
+    num_lines: int,
+    finished: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("COLUMNS")
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    lines = run_command(capsys, "show", finished).stdout.splitlines()
+    first, second = (next(i for i, w in enumerate(lines) if w.split()[:1] == [n]) for n in "12")
+    assert second - first == num_lines
 
 
 def test_show_json_has_disjoint_counts_and_a_front(
@@ -432,4 +478,5 @@ def test_check_finds_objectives_that_do_not_fit_the_data(
     outcome = run_command(capsys, "check", "local.yaml")
 
     assert outcome.code == 2
-    assert "objectives do not fit the task 'classification'" in outcome.stderr
+    assert "the job does not fit the task classification, which its data are for" in outcome.stderr
+    assert "objectives: the metric 'pearson' does not fit" in outcome.stderr

@@ -19,9 +19,8 @@ def finalist(number: int, answers: tuple[float, ...]) -> Finalist:
     costs = Costs(num_trainable_parameters=10, num_adapter_parameters=5, train_memory_bytes=2**20)
     chosen = tiny.configuration("lora")
     trial = Trial(number=number, configuration=chosen, seed=0, origin="sobol", costs=costs)
-    state = TrialState(
-        trial=trial, status=TrialStatus.COMPLETED, curve=(make_measurement(number, 8, -1.0),)
-    )
+    measured = make_measurement(number, 8, -5.25, metrics={"loss": 5.25})
+    state = TrialState(trial=trial, status=TrialStatus.COMPLETED, curve=(measured,))
     return Finalist(
         job=Path("job"),
         state=state,
@@ -51,5 +50,7 @@ def test_the_jobs_own_metric_is_told_where_there_is_one(has_answers: bool) -> No
     )
 
     assert (line in file.getvalue()) is has_answers
+    assert " 5.2500 " in file.getvalue()
+    assert "-5.25" not in file.getvalue()
     assert (result.to_json().get("answer_metric") == "exact_match") is has_answers
     assert ("answer_values" in result.to_json()["winner"]) is has_answers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -75,6 +76,65 @@ def test_plain_lines_tell_of_phases_segments_and_decisions() -> None:
     ]
 
 
+def test_plain_lines_tell_how_far_something_is_now_and_then() -> None:
+    terminal, clock = Terminal(), Clock()
+    lines = Lines(terminal.console, clock)
+    lines.on_phase("predicting memory")
+    for number in range(1, 26):
+        clock.now += 1
+        lines.on_progress(f"predicting memory: method {number} of 60, lora")
+    assert terminal.file.getvalue().splitlines() == [
+        "[  0:00] predicting memory",
+        "[  0:10] predicting memory: method 10 of 60, lora",
+        "[  0:20] predicting memory: method 20 of 60, lora",
+    ]
+
+
+def test_the_screen_tells_how_far_something_is_until_it_is_over() -> None:
+    terminal, scribe = Terminal(), started(trials=4)
+    screen = Screen(terminal.console, Clock())
+    screen.on_phase("searching")
+    screen.on_progress("predicting memory: method 3 of 60, lora")
+    assert "predicting memory: method 3 of 60, lora" in terminal.show(screen)
+    scribe.propose(make_trial(0))
+    screen.on_log(scribe.log, None)
+    shown = terminal.show(screen)
+    assert "searching" in shown
+    assert "predicting memory" not in shown
+
+
+def language_model() -> Scribe:
+    """Return a job on the loss that scores answers, with a trial under way."""
+    scribe = Scribe()
+    spec = {"name": "sft", "metric": "token_f1", "budget": {"trials": 4}, "training": {"steps": 96}}
+    scribe.add("job", {"spec": spec, "versions": {}})
+    scribe.prepared(replace(SCALE, metric="loss"), greater_is_better=False)
+    scribe.propose(make_trial(0))
+    return scribe
+
+
+def test_what_is_measured_at_the_last_step_is_told() -> None:
+    terminal, scribe = Terminal(), language_model()
+    lines = Lines(terminal.console, Clock())
+    lines.on_log(scribe.log, None)
+    metrics = {"loss": 3.5, "token_f1": 0.25, "retention": 0.125}
+    scribe.measure(0, 96, -3.5, metrics=metrics)
+    lines.on_log(scribe.log, None)
+    assert terminal.file.getvalue() == (
+        "[  0:00] trial 0: step 96 of 96: loss 3.5000, token_f1 0.2500, retention 0.1250 in 1.5 s\n"
+    )
+
+
+def test_the_screen_gives_a_metric_as_it_is_known() -> None:
+    terminal, scribe = Terminal(), language_model()
+    screen = Screen(terminal.console, Clock())
+    scribe.measure(0, 48, -5.1, metrics={"loss": 5.1})
+    scribe.decide(0, "continue", "good")
+    scribe.segment(0, 96)
+    screen.on_log(scribe.log, None)
+    assert "trial 0 to step 96 of 96, loss 5.1000 at step 48" in terminal.show(screen)
+
+
 def test_a_resumed_job_does_not_repeat_what_was_measured_before() -> None:
     terminal, scribe = Terminal(), started(trials=4)
     scribe.completed(make_trial(0), (0.7, 0.9))
@@ -121,7 +181,7 @@ def test_the_screen_shows_trials_rungs_best_hypervolume_and_budget() -> None:
     shown = terminal.show(screen)
     assert "sst2  searching  1 min 0 s" in shown
     assert "3 trials  1 completed  1 running  1 paused" in shown
-    assert "trial 2 to step 96 of 96, 0.6500 at step 48" in shown
+    assert "trial 2 to step 96 of 96, accuracy 0.6500 at step 48" in shown
     assert "best accuracy 0.9000 (trial 0, 50.0 k parameters, 200 MiB); front of 1" in shown
     assert "hypervolume 0." in shown
     assert "50 % of the budget" in shown

@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration, Module
 from autopeft.search_spaces.method import METHODS, Dimension, get_method
+from autopeft.search_spaces.methods._lora_type import LoraType
 from autopeft.workers.adapter_tensors import trainable_parameters
 from autopeft.workers.hooks import hooks_of
 from autopeft.workers.injection import inject
@@ -32,6 +33,10 @@ LABELS = {
     "gpt2": ("default",),
     "t5": ("default",),
 }
+#: The same for methods that fit no text.
+MEDIA_LABELS = {"vit": ("smallest", "default", "rich", "single-layer"), "ast": ("default", "rich")}
+#: The same for methods that PEFT puts on a mixture of experts in a way of its own.
+MIXTURE_LABELS = {"mixtral": ("default", "rich", "single-layer"), "qwen2-moe": ("rich",)}
 STEPS = 3
 LEARNING_RATE = 0.01
 
@@ -116,11 +121,20 @@ def _end(dimension: Dimension, place: int) -> Any:
 def all_cases() -> Iterator[Case]:
     """Yield every method on every family that it is offered on."""
     for method in METHODS.names():
-        for family, labels in LABELS.items():
-            modules = modules_of(method, shape_of(family))
-            yield from (
-                Case(method, family, label, modules[label]) for label in labels if label in modules
-            )
+        found = list(_cases(method, LABELS))
+        yield from found or _cases(method, MEDIA_LABELS)
+        if not any(case.family in ("llama", "gpt2") for case in found):
+            yield from _cases(method, {"qwen2": ("default",)})
+        if isinstance(get_method(method), LoraType):
+            yield from _cases(method, MIXTURE_LABELS)
+
+
+def _cases(method: str, labels_of: Mapping[str, tuple[str, ...]]) -> Iterator[Case]:
+    for family, labels in labels_of.items():
+        modules = modules_of(method, shape_of(family))
+        yield from (
+            Case(method, family, label, modules[label]) for label in labels if label in modules
+        )
 
 
 @dataclass(slots=True)
@@ -194,8 +208,9 @@ def raw_outputs(model: Any, family: str) -> torch.Tensor:
         warnings.simplefilter("ignore")
         logits = model(**batch).logits
     assert isinstance(logits, torch.Tensor)
-    length = batch.get("decoder_input_ids", batch["input_ids"]).shape[1]
-    return logits[:, -length:] if logits.ndim == 3 else logits
+    if logits.ndim < 3:
+        return logits
+    return logits[:, -batch.get("decoder_input_ids", batch["input_ids"]).shape[1] :]
 
 
 def outputs(model: Any, family: str) -> torch.Tensor:

@@ -25,3 +25,16 @@ DEFAULT_MERGE_TOLERANCE = 1e-4
 #: Largest difference of outputs at the start, relative to their spread; 1e-5 where not named.
 START_TOLERANCE: Mapping[str, float] = {}
 DEFAULT_START_TOLERANCE = 1e-5
+
+#: Kinds of models that a method is offered on, where it is not on all three.
+ONLY_ON: Mapping[str, frozenset[str]] = {
+    "adaption-prompt": frozenset({"decoder"}),  # PEFT knows the attention of a few decoders
+    "beft": frozenset({"encoder", "decoder"}),  # T5 has no biases
+    "bias": frozenset({"encoder", "decoder"}),  # the same
+    "conv-adapter": frozenset(),  # images and sounds
+    "dept": frozenset({"encoder", "decoder"}),  # one sequence of tokens
+    "frod": frozenset({"encoder", "decoder"}),  # one stack of layers
+    "iapt": frozenset({"encoder"}),  # reads the whole input before it answers
+    "lily": frozenset({"encoder", "decoder"}),  # one stack of layers
+    "shadow": frozenset({"decoder"}),  # PEFT knows a few decoders
+}

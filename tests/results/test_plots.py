@@ -74,11 +74,19 @@ def test_small_jobs_can_be_drawn(log: JobLog) -> None:
     ElementTree.fromstring(front_svg(log))
 
 
-def test_a_score_that_was_turned_round_says_so() -> None:
+def test_pictures_show_a_loss_as_it_is() -> None:
     values = {name: getattr(SCALE, name) for name in SCALE.__slots__}
     scribe = Scribe()
     scribe.prepared(ObjectiveScale(**{**values, "metric": "loss"}), greater_is_better=False)
-    assert front_points(scribe.log).score_title == "-loss"
+    scribe.completed(make_trial(0, parameters=40), (-3.5, -2.25))
+    points = front_points(scribe.log)
+
+    assert points.score_title == "loss (less is better)"
+    assert points.stairs()[1] == [2.25]
+    assert "loss 2.2500 at step" in points.hover_text(points.front[0])
+    front = next(trace for trace in plot_front(scribe.log).data if trace.name == "front")
+    assert list(front.y) == [2.25]
+    assert list(plot_curves(scribe.log).data[0].y) == [3.5, 2.25]
 
 
 def test_svg_is_well_formed_and_shows_every_point(log: JobLog) -> None:

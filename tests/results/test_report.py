@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 
 from autopeft.results import report
-from autopeft.results.front import ObjectiveScale
+from autopeft.results.front import Constraint, ObjectiveScale
 from autopeft.results.job_log import JobLog
 from tests.results.jobs import SCALE, Scribe, example_job, make_trial
 
@@ -101,6 +101,40 @@ def test_a_metric_where_less_is_better_keeps_its_own_sign() -> None:
     assert (point["score"], point["metric"], point["metric_value"]) == (-0.25, "loss", 0.25)
 
 
+def test_a_front_point_holds_all_that_was_measured() -> None:
+    scribe = Scribe()
+    scribe.add("job", {"spec": {"name": "sft", "metric": "metrics.py:rouge"}, "versions": {}})
+    scribe.prepared(replace(SCALE, metric="loss"), greater_is_better=False)
+    scribe.propose(make_trial(0))
+    measured = {"loss": 3.5, "rouge": 0.25, "retention": 0.125, "perplexity": math.inf}
+    scribe.measure(0, 96, -3.5, metrics=measured)
+    scribe.decide(0, "complete")
+    (point,) = report.summary(scribe.log)["front"]
+
+    assert (point["answer_metric"], point["answer_metric_value"]) == ("rouge", 0.25)
+    assert point["metrics"] == {**measured, "perplexity": None}
+
+
+def test_a_job_without_answers_says_so(log: JobLog) -> None:
+    point = report.summary(log)["front"][0]
+    assert (point["answer_metric"], point["answer_metric_value"]) == (None, None)
+    assert point["metrics"] == {"accuracy": 0.92, "f1": 0.91, "train_loss": pytest.approx(0.08)}
+
+
+def test_a_broken_constraint_is_a_reason() -> None:
+    limit = Constraint(name="train_memory_bytes", maximum=300_000_000)
+    scribe = Scribe()
+    scribe.prepared(replace(SCALE, constraints=(limit,)))
+    scribe.completed(make_trial(0, memory=400_000_000), (0.9,))
+    scribe.completed(make_trial(1, memory=200_000_000), (0.8,))
+    said = "train_memory_bytes is 400,000,000, asked is train_memory_bytes <= 300,000,000"
+    summary = report.summary(scribe.log)
+
+    assert list(report.trials_frame(scribe.log)["reason"]) == [f"not on the front: {said}", ""]
+    assert summary["broken_constraints"] == {"0": [said]}
+    assert summary["num_breaking_constraints"] == 1
+
+
 def test_trials_frame_has_a_row_for_each_trial(log: JobLog) -> None:
     frame = report.trials_frame(log)
 
@@ -121,7 +155,9 @@ def test_trials_frame_has_a_row_for_each_trial(log: JobLog) -> None:
 def test_front_frame_is_ordered_by_score(log: JobLog) -> None:
     frame = report.front_frame(log)
 
-    assert list(frame.columns) == list(report.FRONT_COLUMNS)
+    metrics = ["metric.accuracy", "metric.f1", "metric.train_loss"]
+    assert list(frame.columns) == [*report.FRONT_COLUMNS, *metrics]
+    assert list(frame["metric.f1"]) == pytest.approx([0.91, 0.89, 0.69])
     assert list(frame["score"]) == [0.92, 0.90, 0.7]
     assert frame.loc[0, "configuration"] == str(log.states[0].trial.configuration)
 
@@ -144,27 +180,6 @@ def test_frames_of_an_empty_job_have_their_columns(name: str) -> None:
 
     assert frame.empty
     assert "trial" in frame.columns
-
-
-def test_front_table_marks_the_baseline(log: JobLog) -> None:
-    console = Console(width=200, no_color=True)
-    with console.capture() as capture:
-        console.print(report.front_table(log))
-    text = capture.get()
-    lines = [line for line in text.splitlines() if "│" in line]
-
-    assert "Front of sst2: 3 trials" in text
-    assert [line.split("│")[1].strip() for line in lines] == ["0*", "1", "2"]
-    assert "0.9200" in lines[0]
-    assert "900 k" in lines[0]
-    assert "400 MiB" in lines[0]
-    assert "* LoRA on all linear layers" in text
-
-
-def test_front_table_of_an_empty_job_explains_no_mark() -> None:
-    table = report.front_table(JobLog())
-    assert table.row_count == 0
-    assert table.caption is None
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ class FakeJob:
             scale=scale,
             memory_tokens=16,
         )
-        plan: Any = SimpleNamespace(generation=None)
+        plan: Any = SimpleNamespace(generation=None, probe=None)
         return Workbench(
             prepared=prepared,
             plan=plan,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,16 @@ import pytest
 
 from autopeft.errors import DataError, InvalidJobError, JobFolderError
 from autopeft.records import FailureKind, TrialStatus, count_statuses
+from autopeft.results.front import Constraint
 from autopeft.results.job_log import JobLog
 from autopeft.results.sqlite_store import SqliteStore
 from autopeft.results.store import Entry
+from autopeft.service import preparation
 from autopeft.service.driver import resume_job, run_job
+from autopeft.service.job_spec import JobSpec
 from autopeft.service.jobs import JobFolder, open_job
 from autopeft.service.observer import SilentObserver
+from autopeft.service.preparation import Workbench
 from tests.service.fake_job import STEPS, FakeJob, KilledError, make_spec
 
 SILENT = SilentObserver()
@@ -323,3 +328,30 @@ def test_job_that_cannot_be_prepared_leaves_no_folder_in_the_way(
     monkeypatch.setattr(preparation, "prepare", prepare)
     log = run_job(make_spec(tmp_path / "job"), tmp_path / "job", observer=SILENT)
     assert log.end_reason is not None
+
+
+def test_a_broken_constraint_is_told_when_a_trial_completes(
+    job: FakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = preparation.prepare
+
+    def prepare(spec: JobSpec, **options: Any) -> Workbench:
+        bench = whole(spec, **options)
+        limits = (Constraint(name="accuracy", minimum=0.999),)
+        scale = replace(bench.prepared.scale, constraints=limits)
+        return replace(bench, prepared=replace(bench.prepared, scale=scale))
+
+    monkeypatch.setattr(preparation, "prepare", prepare)
+    spec = make_spec(tmp_path / "run", budget={"trials": 1}, stopper="none")
+    told: list[str] = []
+
+    class Listener(SilentObserver):
+        def on_log(self, log: JobLog, message: str | None) -> None:
+            told.extend([message] if message else [])
+
+    log = run_job(spec, tmp_path / "run", observer=Listener())
+    value = log.states[0].curve[-1].metrics["accuracy"]
+    assert told[-1] == (
+        "trial 0: complete: trained to the end, but not on the front: "
+        f"accuracy is {value:.6g}, asked is 0.999 <= accuracy"
+    )

@@ -305,11 +305,14 @@ def test_the_schema_refuses_what_validation_refuses(job: dict[str, Any]) -> None
         parse_job(job, base=Path("/base"))
 
 
-def test_checking_a_job_imports_nothing_heavy(tmp_path: Path) -> None:
-    path = write(tmp_path, "model: builtin:minilm\ndata: builtin:docstrings\n")
+def test_what_is_wrong_with_a_job_file_is_told_before_anything_heavy_is_imported(
+    tmp_path: Path,
+) -> None:
+    text = "model: builtin:minilm\ndata: builtin:docstrings\nobjectives: [acuracy]\n"
+    path = write(tmp_path, text)
     code = (
         "import sys; from autopeft.cli import main; "
-        f"assert main(['check', {str(path)!r}]) == 0; "
+        f"assert main(['check', {str(path)!r}]) == 2; "
         "print(sorted({'torch', 'transformers', 'ray', 'pandas'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

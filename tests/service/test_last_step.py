@@ -55,12 +55,33 @@ def write_job(folder: Path, **changes: Any) -> Path:
     return path
 
 
+class Listener(SilentObserver):
+    """Keep what a person would be told."""
+
+    def __init__(self) -> None:
+        self.progress: list[str] = []
+        self.messages: list[str] = []
+
+    def on_progress(self, text: str) -> None:
+        self.progress.append(text)
+
+    def on_log(self, log: JobLog, message: str | None) -> None:
+        if message is not None:
+            self.messages.append(message)
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def told() -> Listener:
+    """Return what the job of ``folder`` tells."""
+    return Listener()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, told: Listener) -> Path:
     """Return the folder of a job that has run; its run is in ``run``."""
     folder = tmp_path_factory.mktemp("job")
     spec = load_job(write_job(folder, stopper="halving"))
-    run_job(spec, spec.folder, observer=SilentObserver())
+    run_job(spec, spec.folder, observer=told)
     return folder
 
 
@@ -80,6 +101,16 @@ def test_only_the_last_step_is_measured(log: JobLog) -> None:
             assert ("length" in measurement.metrics) == is_last
             assert ("retention" in measurement.metrics) == is_last
     assert ended > 0
+
+
+def test_what_takes_long_is_told_before(log: JobLog, told: Listener) -> None:
+    assert "predicting memory: method 1 of 1, lora" in told.progress
+    ended = [state.trial.number for state in log.trials if state.step == 8]
+    assert ended
+    for number in ended:
+        before = f"trial {number}: trains to step 8, then generates 4 answers, measures retention"
+        after = f"trial {number}: complete: trained to the end"
+        assert told.messages.index(before) < told.messages.index(after)
 
 
 def test_answers_are_kept_beside_the_checkpoint(folder: Path, log: JobLog) -> None:
@@ -162,5 +193,5 @@ def test_an_unbuilt_model_is_told(
     monkeypatch.setenv("AUTOPEFT_CACHE", str(tmp_path))
     spec = changed(job, model__name="builtin:docstring-lm")
     (told,) = [w for w in find_warnings(spec) if "not built yet" in w]
-    assert "about 25 minutes on two idle cores" in told
+    assert "about 18 minutes on two idle cores, at most 25;" in told
     assert "`autopeft build docstring-lm`" in told

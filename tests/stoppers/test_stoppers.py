@@ -119,6 +119,20 @@ def test_the_first_plain_lora_is_trained_to_the_end() -> None:
     assert stopper.decide(second, [*others, first]).action is Action.PAUSE
 
 
+def test_reasons_give_the_metric_as_it_is_known() -> None:
+    landscape = default_landscape()
+    others = field_of(landscape, np.linspace(0.8, 0.9, 8))
+    state = trial_state(landscape, 99, cheap_to_dear(landscape)[-1], {RUNG: 0.6})
+    last = replace(state.curve[-1], metrics={"loss": 5.1}, score=-5.1)
+    scale = replace(landscape.scale(), metric="loss", score_reference=-9.0, score_ideal=0.0)
+    stopper = HalvingStopper(landscape.space, scale, landscape.costs, max_steps=96, seed=0)
+    judged = stopper.decide(replace(state, curve=(last,)), others)
+    first = stopper.decide(replace(state, curve=(last,)), [])
+
+    assert judged.reason.startswith("loss 5.1 at step 16: ")
+    assert first.reason.startswith("loss 5.1 at step 16: ")
+
+
 def test_costs_are_compared_at_the_resolution_of_the_front() -> None:
     landscape = FlatCosts(space=default_landscape().space)
     others = field_of(landscape, np.linspace(0.8, 0.9, 8))

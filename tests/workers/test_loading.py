@@ -184,6 +184,24 @@ def test_a_label_that_training_lacks_is_refused_with_its_place(tmp_path: Path) -
 REFUSED: dict[str, tuple[list[Any], dict[str, Any], str]] = {
     "too few rows": (labelled(6), {}, "train has 6 rows; expected at least 10 to cut validation"),
     "one text": ([{"text": "same", "label": i % 2} for i in range(40)], {}, "equal text to cut"),
+    "one question": (
+        [{"prompt": "same", "completion": f"answer {i}"} for i in range(40)],
+        {},
+        "too many of equal prompt to cut",
+    ),
+    "one beginning": (
+        [
+            {
+                "messages": [
+                    {"role": "user", "content": "same"},
+                    {"role": "assistant", "content": f"answer {i}"},
+                ]
+            }
+            for i in range(40)
+        ],
+        {},
+        "40 rows, too many whose messages before the first answer are equal to cut",
+    ),
     "one class": (labelled(40, ["a"]), {}, "every label in column 'label' is 'a'"),
     "one number": (labelled(40, [0.5]), {}, "every label in split train is 0.5"),
     "tight limit": (

@@ -23,6 +23,7 @@ from autopeft.workers.models import (
     max_positions,
     resolve_model,
 )
+from autopeft.workers.quantization import quantization_arguments
 from autopeft.workers.settings import ModelSettings
 from autopeft.workers.shapes import model_shape
 from tests.workers import families, tiny
@@ -272,7 +273,7 @@ def test_quantisation_without_its_package_says_what_to_install(
     config = load_config(small, 0)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        ModelError, match=rf"{bits}, which needs .*\nhint: pip install bitsandbytes"
+        ModelError, match=rf"{bits}, which needs .*\nhint: pip install 'autopeft\[quantization\]'"
     ):
         load_model(small, config, task="causal-lm")
 
@@ -289,11 +290,11 @@ def test_a_head_is_never_quantised(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     source = ModelSource(location="x", public_name="x", quantization=bits, dtype="bfloat16")
-    arguments = models.quantization_arguments(source, "cpu")
+    arguments = quantization_arguments(source, "cpu", ("classifier", "lm_head"))
     settings = arguments["quantization_config"].to_dict()
 
     assert {key: settings[key] for key in wanted} == wanted
-    assert {"classifier", "score", "lm_head"} <= set(settings["llm_int8_skip_modules"])
+    assert settings["llm_int8_skip_modules"] == ["classifier", "lm_head"]
     assert arguments["device_map"] == {"": torch.device("cpu")}
 
 

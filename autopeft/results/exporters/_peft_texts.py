@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 CAUSAL_LM, SEQ2SEQ_LM = "causal-lm", "seq2seq-lm"
+
+#: A prompt as built-in training data write it, by name of the data. Prompts of other data are
+#: not shown: an export may go where its training rows must not.
+EXAMPLE_PROMPTS = {
+    "builtin:signatures": "# networkx.classes.graph.Graph\n"
+    "def add_node(self, node_for_adding, **attr):\n",
+}
 
 #: Class names up to this many stand in the README's code, more are read from the facts.
 MAX_NAMES = 8
@@ -51,10 +58,13 @@ def load(folder=Path(__file__).parent, base=None):
                 "load_in_4bit": True,
                 "bnb_4bit_quant_type": "nf4",
                 "bnb_4bit_use_double_quant": True,
+                "bnb_4bit_compute_dtype": "bfloat16",
             },
             "8bit": {"load_in_8bit": True},
         }
-        settings = transformers.BitsAndBytesConfig(**kinds[facts["quantization"]])
+        settings = transformers.BitsAndBytesConfig(
+            **kinds[facts["quantization"]], llm_int8_skip_modules=facts["kept_in_full"]
+        )
         labels["quantization_config"] = settings
     model = getattr(transformers, facts["auto_class"]).from_pretrained(
         base or facts["base_model"],
@@ -160,13 +170,13 @@ measures how much.
 
 ## Load and predict
 
+{_base_model_note(facts)}
+
 {needs}, in this folder:
 
 ```python
 {code}
 ```
-
-{_base_model_note(facts)}
 {merging}
 ## Files
 
@@ -181,10 +191,16 @@ def _base_model_note(facts: Mapping[str, Any]) -> str:
     built = facts.get("built_by")
     if built:
         return (
-            f"The base model is on no hub: `{built}` builds it (or finds it) and prints its "
-            f"folder. Put that folder in place of `{facts['base_model']}`."
+            f"The base model is on no hub: `{built}` builds it (or finds it) and\nprints its "
+            f'folder. Put that folder in place of `"{facts["base_model"]}"` below.'
         )
     return "The base model is loaded by its public name; put a folder there if you keep a copy."
+
+
+def _base_model_comment(facts: Mapping[str, Any]) -> list[str]:
+    """Return the line above the one that names the base model, where that is no public name."""
+    built = facts.get("built_by")
+    return [f"# Not a name on a hub: the folder that `{built}` prints."] if built else []
 
 
 def _figure(value: float | None) -> str:
@@ -210,9 +226,11 @@ def _load_plain(facts: Mapping[str, Any]) -> list[str]:
     if facts.get("quantization"):
         classes.append("BitsAndBytesConfig")
         settings = {
-            "4bit": 'load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True',
+            "4bit": 'load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, '
+            'bnb_4bit_compute_dtype="bfloat16"',
             "8bit": "load_in_8bit=True",
         }[facts["quantization"]]
+        settings += f", llm_int8_skip_modules={list(facts.get('kept_in_full', ()))!r}"
         arguments.append(f"quantization_config=BitsAndBytesConfig({settings})")
     if facts.get("revision"):
         arguments.append(f"revision={facts['revision']!r}")
@@ -224,6 +242,7 @@ def _load_plain(facts: Mapping[str, Any]) -> list[str]:
         *_ours(facts),
         "from peft import PeftModel",
         f"from transformers import {', '.join(classes)}",
+        *_base_model_comment(facts),
         f"base = {auto}.from_pretrained(",
         f'    "{facts["base_model"]}", {", ".join(arguments)})',
         'model = PeftModel.from_pretrained(base, ".").eval()',
@@ -233,7 +252,13 @@ def _load_plain(facts: Mapping[str, Any]) -> list[str]:
 
 def _load_parts(facts: Mapping[str, Any]) -> list[str]:
     name = _processor_name(facts)
-    return ["import torch", "from load import load", f'model, {name} = load(".")']
+    base = f', base="{facts["base_model"]}"' if facts.get("built_by") else ""
+    return [
+        "import torch",
+        "from load import load",
+        *_base_model_comment(facts),
+        f'model, {name} = load("."{base})',
+    ]
 
 
 def _ours(facts: Mapping[str, Any]) -> list[str]:
@@ -276,22 +301,39 @@ def _predict_from_text(facts: Mapping[str, Any]) -> list[str]:
 def _generate(facts: Mapping[str, Any]) -> list[str]:
     """Return the lines that answer a prompt, made as in training."""
     roles = facts.get("input_roles") or ["text"]
-    if "messages" in roles:
+    if facts.get("is_conversational") or "messages" in roles:
         batch = [
             'messages = [{"role": "user", "content": "A question."}]',
+            "# Written by the chat template of the training, which is in this folder.",
             "batch = tokenizer.apply_chat_template(messages, add_generation_prompt=True,",
             '                                      return_dict=True, return_tensors="pt")',
         ]
     else:
-        batch = ['batch = tokenizer(["A prompt."], return_tensors="pt")']
+        batch = [*_prompt(facts, roles), 'batch = tokenizer([prompt], return_tensors="pt")']
+    stop = ""
+    if facts.get("stop_ids"):
+        stop = f", eos_token_id={list(facts['stop_ids'])}"
     new = "tokens[0]" if facts["task"] == SEQ2SEQ_LM else 'tokens[0, batch["input_ids"].shape[1]:]'
     return [
         *batch,
         *_context(facts),
         "    tokens = model.generate(**batch, max_new_tokens=64, do_sample=False,",
-        "                            pad_token_id=tokenizer.pad_token_id)",
+        f"                            pad_token_id=tokenizer.pad_token_id{stop})",
         f"print(tokenizer.decode({new}, skip_special_tokens=True))",
     ]
+
+
+def _prompt(facts: Mapping[str, Any], roles: Sequence[str]) -> list[str]:
+    """Return the lines that hold a prompt, and say how it must be written."""
+    columns = dict(zip(roles, facts["text_columns"], strict=False))
+    if "prompt" in columns:
+        how = (
+            f"# Written as in column {columns['prompt']!r} of the training data, to the last space."
+        )
+    else:
+        column = facts["text_columns"][0]
+        how = f"# The beginning of a text as in column {column!r} of the training data."
+    return [how, f"prompt = {facts.get('example_prompt') or 'A prompt.'!r}"]
 
 
 def _predict_tags(facts: Mapping[str, Any]) -> list[str]:

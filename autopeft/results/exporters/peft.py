@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from autopeft.errors import ExportError
 from autopeft.records import TrialState, TrialStatus
-from autopeft.results.exporters._peft_texts import LOADER, readme
+from autopeft.results.exporters._peft_texts import EXAMPLE_PROMPTS, LOADER, readme
 from autopeft.results.exporters.base import EXPORTERS, Exporter, ExportRequest
 from autopeft.results.job_log import finite_or_none
 from autopeft.search_spaces.method import get_method
@@ -139,6 +139,7 @@ def _facts(request: ExportRequest) -> dict[str, Any]:
         **facts,
         "schema_version": SCHEMA_VERSION,
         "built_by": _build_command(request.job),
+        "example_prompt": EXAMPLE_PROMPTS.get(str((request.job.get("data") or {}).get("name"))),
         "needs_modules": _needed_modules(trial.configuration.methods),
         "is_mergeable": _is_mergeable(state) and not facts.get("quantization"),
         "job": request.job.get("name"),
@@ -211,7 +212,8 @@ def _check(folder: Path, request: ExportRequest, *, is_parts: bool) -> None:
         weights.append(folder / HEAD_FILE)
     numbers = sum(_num_numbers(path) for path in weights)
     expected = request.state.trial.costs.adapter_file_bytes // _FLOAT32
-    if numbers != expected:
+    # Logs from before this cost was recorded read 0.
+    if expected and numbers != expected:
         raise ExportError(
             f"the checkpoint {request.checkpoint.name} holds {numbers} numbers, "
             f"trial {request.state.trial.number} saves {expected}",

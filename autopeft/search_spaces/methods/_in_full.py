@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from autopeft.records import ModelShape, SiteShape
 from autopeft.search_spaces.configuration import Module
+from autopeft.search_spaces.method import Dimension
 
 Placed = Iterable[tuple[SiteShape, tuple[int, ...]]]
 #: Beginnings of site names, by the half of a transformer layer they belong to.
@@ -57,3 +58,18 @@ def category_of(site: SiteShape) -> str:
         if site.site.startswith(beginnings):
             return category
     return "ffn"
+
+
+def sites_among(
+    found: Iterable[SiteShape], *, default: tuple[str, ...] = (), help: str
+) -> Dimension:
+    """Declare ``sites`` over the names of what was found, all of them by default."""
+    names = tuple(dict.fromkeys(site.site for site in found))
+    chosen = tuple(name for name in names if name in default) or names
+    return Dimension(name="sites", kind="subset", values=names, default=chosen, help=help)
+
+
+def switch(name: str, *, default: bool, help: str) -> Dimension:
+    """Declare a setting that is on or off, the default first."""
+    values = (default, not default)
+    return Dimension(name=name, kind="categorical", values=values, default=default, help=help)

@@ -8,8 +8,8 @@ from typing import Any
 from autopeft.records import ModelShape, SiteShape
 from autopeft.search_spaces.configuration import Module
 from autopeft.search_spaces.method import METHODS, Dimension, LearningRateRange
+from autopeft.search_spaces.methods._lora_type import LoraType
 from autopeft.search_spaces.methods._per_site import (
-    PerSite,
     common_divisor,
     dividing,
     narrowest,
@@ -25,7 +25,7 @@ ALPHA_RATIOS = (0.5, 1.0, 2.0, 4.0)
 
 
 @METHODS.register("bd-lora")
-class BdLora(PerSite):
+class BdLora(LoraType):
     """Wang et al. 2025 (section 3 of arXiv 2510.23346): A is block-diagonal where a layer is cut.
 
     Layers that end a block (attention output, second feed-forward layer) are cut by rows and
@@ -37,9 +37,6 @@ class BdLora(PerSite):
     title = "BD-LoRA"
     family = "low-rank"
     paper = "arXiv 2510.23346"
-    exclusive = frozenset({"LoRA layers"})  # PEFT keeps them in one kind of layer
-    peft_type = "LORA"
-    is_mergeable = True
     # LoRA's range: PEFT's published run uses LoRA's 1e-4.
     learning_rate = LearningRateRange(low=2e-4, default=2e-3, high=1e-2)
 

@@ -8,8 +8,10 @@ from typing import Any
 from autopeft.records import ModelShape, SiteShape
 from autopeft.search_spaces.configuration import Module
 from autopeft.search_spaces.method import METHODS, Dimension, LearningRateRange, Method
+from autopeft.search_spaces.methods._in_full import sites_among, switch
 from autopeft.search_spaces.targets import pattern_of, placed_sites, sites_of
 
+TOKENS = "token_embedding"
 LANGUAGE_MODELS = frozenset({"causal-lm", "seq2seq-lm"})
 
 
@@ -36,30 +38,12 @@ class Embeddings(Method):
 
     def dimensions(self, shape: ModelShape) -> tuple[Dimension, ...]:
         """Return the embeddings and, for language models, whether the output layer trains."""
-        names = tuple(
-            dict.fromkeys(site.site for site in shape.embeddings if not site.is_in_layers)
-        )
-        token = tuple(name for name in names if name == "token_embedding")
-        found = [
-            Dimension(
-                name="sites",
-                kind="subset",
-                values=names,
-                default=token or names,
-                help="Embeddings that train.",
-            )
-        ]
-        if shape.task in LANGUAGE_MODELS and token:
-            found.append(
-                Dimension(
-                    name="output",
-                    kind="categorical",
-                    values=(False, True),
-                    default=False,
-                    help="Whether the output layer trains too.",
-                )
-            )
-        return tuple(found)
+        outside = [site for site in shape.embeddings if not site.is_in_layers]
+        sites = sites_among(outside, default=(TOKENS,), help="Embeddings that train.")
+        if shape.task not in LANGUAGE_MODELS or TOKENS not in sites.values:
+            return (sites,)
+        output = switch("output", default=False, help="Whether the output layer trains too.")
+        return (sites, output)
 
     def num_parameters(self, shape: ModelShape, module: Module) -> int:
         """Count the rows, and those of an output layer of its own."""
@@ -95,5 +79,5 @@ def _has_output(module: Module) -> bool:
 
 def _is_shared(shape: ModelShape, module: Module) -> bool:
     """Tell whether token embedding and output layer learn one matrix."""
-    tied = shape.has_tied_embeddings and "token_embedding" in sites_of(module)
+    tied = shape.has_tied_embeddings and TOKENS in sites_of(module)
     return _has_output(module) and tied

@@ -11,6 +11,8 @@ from autopeft.search_spaces.configuration import Module
 from autopeft.search_spaces.method import METHODS, Dimension, LearningRateRange, Method
 from autopeft.search_spaces.targets import pattern_of, placed_sites
 
+#: AutoPEFT's lengths, and those of UniPELT (10) and of the MAM adapter (30).
+LENGTHS = tuple(sorted({*SIZES_OF_768, 10, 30}))
 #: What makes a layer's queries; the module around it is the attention layer.
 QUERIES = ("q", "qkv")
 
@@ -42,7 +44,7 @@ class LayerPrefix(Method):
             Dimension(
                 name="prefix_length",
                 kind="ordinal",
-                values=SIZES_OF_768,
+                values=LENGTHS,
                 default=12,
                 help="Learned keys and values in front of a layer's own.",
             ),

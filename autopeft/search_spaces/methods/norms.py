@@ -8,7 +8,7 @@ from typing import Any
 from autopeft.records import ModelShape, SiteShape
 from autopeft.search_spaces.configuration import Module
 from autopeft.search_spaces.method import METHODS, Dimension, LearningRateRange, Method
-from autopeft.search_spaces.methods._in_full import numbers_in
+from autopeft.search_spaces.methods._in_full import numbers_in, sites_among, switch
 from autopeft.search_spaces.targets import pattern_of, placed_on
 
 
@@ -35,36 +35,14 @@ class Norms(Method):
 
     def dimensions(self, shape: ModelShape) -> tuple[Dimension, ...]:
         """Return the normalisations inside the layers, biases, and those outside."""
-        names = tuple(dict.fromkeys(site.site for site in shape.norms if site.is_in_layers))
-        found = [
-            Dimension(
-                name="sites",
-                kind="subset",
-                values=names,
-                default=names,
-                help="Normalisations that train.",
-            )
-        ]
-        if any(site.has_bias for site in shape.norms if site.is_in_layers):
-            found.append(
-                Dimension(
-                    name="train_bias",
-                    kind="categorical",
-                    values=(True, False),
-                    default=True,
-                    help="Whether their biases train beside their weights.",
-                )
-            )
+        inside = [site for site in shape.norms if site.is_in_layers]
+        found = [sites_among(inside, help="Normalisations that train.")]
+        if any(site.has_bias for site in inside):
+            explained = "Whether their biases train beside their weights."
+            found.append(switch("train_bias", default=True, help=explained))
         if _outside(shape):
-            found.append(
-                Dimension(
-                    name="outside",
-                    kind="categorical",
-                    values=(False, True),
-                    default=False,
-                    help="Whether the normalisations before and after all layers train too.",
-                )
-            )
+            explained = "Whether the normalisations before and after all layers train too."
+            found.append(switch("outside", default=False, help=explained))
         return tuple(found)
 
     def num_parameters(self, shape: ModelShape, module: Module) -> int:

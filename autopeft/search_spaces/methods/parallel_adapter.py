@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from autopeft.records import ModelShape
@@ -15,6 +16,9 @@ from autopeft.search_spaces.blocks import (
 )
 from autopeft.search_spaces.configuration import Module
 from autopeft.search_spaces.method import METHODS, Dimension, LearningRateRange, Method
+
+#: Size in the MAM adapter, the same for every width (section 4.6 of arXiv 2110.04366).
+MAM_SIZE = 512
 
 
 @METHODS.register("parallel-adapter")
@@ -33,8 +37,11 @@ class ParallelAdapter(Method):
 
     def dimensions(self, shape: ModelShape) -> tuple[Dimension, ...]:
         """Return size, scaling, activation and blocks."""
+        sizes = bottleneck_dimension(shape)
+        if shape.hidden_size >= MAM_SIZE:
+            sizes = replace(sizes, values=tuple(sorted({*sizes.values, MAM_SIZE})))
         return (
-            bottleneck_dimension(shape),
+            sizes,
             Dimension(
                 name="scaling",
                 kind="ordinal",

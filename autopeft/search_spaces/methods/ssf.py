@@ -61,7 +61,8 @@ class Ssf(Method):
 
     def can_merge(self, shape: ModelShape, module: Module) -> bool:
         """Tell whether each adapted layer has a bias."""
-        return all(_takes_shift(site) for site, _ in placed_on(shape, module))
+        is_whole = shape.quantization is None
+        return is_whole and all(_takes_shift(site) for site, _ in placed_on(shape, module))
 
     def deploy_values(self, shape: ModelShape, deploy: Deploy) -> Mapping[str, tuple[Any, ...]]:
         """Leave the sites without a bias out where the result is to be merged."""

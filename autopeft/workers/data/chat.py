@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.errors import DataError, ModelError
-from autopeft.naming import did_you_mean
+from autopeft.naming import or_nearest
 from autopeft.workers.data.conversations import ASSISTANT, Message
 from autopeft.workers.settings import DataSettings
 
@@ -72,7 +72,7 @@ def read_chat_template(settings: DataSettings, base: Path) -> str | None:
     if not path.is_file():
         raise DataError(
             f"data.chat_template: there is neither a template nor a file {name!r}"
-            f"{did_you_mean(name, TEMPLATES)}",
+            f"{or_nearest(name, TEMPLATES)}",
             hint=f"name a Jinja file, or one of: {', '.join(TEMPLATES)}",
         )
     try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autopeft.errors import DataError
-from autopeft.naming import did_you_mean
-from autopeft.workers.data.table import Table
+from autopeft.naming import or_nearest
+from autopeft.workers.data.table import DataWarning, Table
 from autopeft.workers.settings import Columns
 
 PAIRS: tuple[tuple[str, str], ...] = (
@@ -146,7 +147,23 @@ def choose_messages(table: Table, wanted: Columns) -> ChosenColumns:
     pair = _find_pair(table)
     if pair is not None:
         return ChosenColumns(inputs=pair, label=None)
-    return ChosenColumns(inputs={"text": _infer_text(table, taken=[])[0]}, label=None)
+    text = _infer_text(table, taken=[])[0]
+    _warn_of_labels(table, text)
+    return ChosenColumns(inputs={"text": text}, label=None)
+
+
+def _warn_of_labels(table: Table, text: str) -> None:
+    """Say that labels are not read, where a language model is trained on texts not named."""
+    labels = [repr(name) for name in _present(table, LABELS) if name != text]
+    if labels:
+        warnings.warn(
+            f"{table.origin}: a language model is trained on the column {text!r} alone, and "
+            f"{' and '.join(labels)} left out. For predicting labels, set task: classification; "
+            "for writing them, name data.columns.prompt and completion; where this is meant, set "
+            f"data.columns.text: {text}",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def choose_prompts(table: Table, wanted: Columns) -> ChosenColumns:
@@ -224,7 +241,7 @@ def check_exists(table: Table, name: str, who: str) -> None:
     if name not in table.columns:
         raise DataError(
             f"{table.origin}: has no column {name!r}, which {who} names"
-            f"{did_you_mean(name, table.columns)}",
+            f"{or_nearest(name, table.columns)}",
             hint=f"its columns are: {', '.join(table.columns)}",
         )
 

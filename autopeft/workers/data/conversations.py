@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from autopeft.errors import DataError
-from autopeft.naming import did_you_mean
+from autopeft.naming import or_nearest
 from autopeft.workers.data.table import Table
 from autopeft.workers.data.texts import well_formed
 
@@ -89,7 +89,7 @@ def _message(entry: Any, where: str) -> Message:
     if role not in ROLES:
         raise DataError(
             f"{where}: has {'no role' if role is None else f'the unknown role {role!r}'}"
-            f"{did_you_mean(role, ROLES) if isinstance(role, str) else ''}",
+            f"{or_nearest(role, ROLES) if isinstance(role, str) else ''}",
             hint=f"roles are: {', '.join(ROLES)}",
         )
     content = _text(message.get("content"), where)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from autopeft.errors import DataError
-from autopeft.naming import did_you_mean
+from autopeft.naming import or_nearest
 from autopeft.workers.data.table import Table
 from autopeft.workers.dataset import SPLIT_NAMES, SplitName
 from autopeft.workers.settings import DataSettings
@@ -74,7 +74,7 @@ def _split_name(
         wanted = "train"
     if wanted not in names:
         raise DataError(
-            f"data set {settings.name!r} has no split {wanted!r}{did_you_mean(wanted, names)}",
+            f"data set {settings.name!r} has no split {wanted!r}{or_nearest(wanted, names)}",
             hint=f"its splits are: {', '.join(names)}; say which with data: {{{split}: ...}}",
         )
     return wanted

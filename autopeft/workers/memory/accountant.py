@@ -22,6 +22,7 @@ import numpy as np
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration, Module, Setting
 from autopeft.search_spaces.method import get_method
+from autopeft.search_spaces.targets import PARAMETER_NAMES
 from autopeft.workers.adapter_tensors import trainable_parameters
 from autopeft.workers.memory.accounting import Label
 from autopeft.workers.memory.accounts import LOWEST, OUTSIDE, Account, LayerShare, Reach
@@ -48,12 +49,21 @@ class Accountant:
         self._site_paths: dict[tuple[int, frozenset[str]], list[tuple[str, Source]]] = {}
 
     def everywhere(self, method: str, settings: Mapping[str, Setting]) -> Module:
-        """Return a module on every layer and site, its numeric settings at their smallest."""
+        """Return a module on every layer and site, its numeric settings at their smallest.
+
+        Of stacked experts it has those that the settings name.
+        """
         shape = self._shallow.shape
         chosen = dict(settings)
         for dimension in get_method(method).dimensions(self._full_shape):
             if dimension.kind == "subset":
-                chosen[dimension.name] = dimension.values
+                given = settings.get(dimension.name, ())
+                assert isinstance(given, tuple)
+                chosen[dimension.name] = tuple(
+                    value
+                    for value in dimension.values
+                    if value not in PARAMETER_NAMES or value in given
+                )
             elif is_numeric(dimension):
                 chosen[dimension.name] = min(dimension.values)
         return Module.of(method, tuple(range(shape.num_layers)), **chosen)
@@ -435,9 +445,14 @@ class Accountant:
 
 
 def _restricted(module: Module, source: Source) -> Module:
-    """Return a module on one of its sites."""
-    settings = {
-        name: (source,) if isinstance(value, tuple) and source in value else value
-        for name, value in module.settings
-    }
+    """Return a module on one of its sites; on its stacked experts where the source is ""."""
+    settings: dict[str, Setting] = {}
+    for name, value in module.settings:
+        settings[name] = value
+        if isinstance(value, tuple):
+            stacked = tuple(each for each in value if each in PARAMETER_NAMES)
+            if source in value:
+                settings[name] = (source,)
+            elif stacked and not source:
+                settings[name] = stacked
     return Module.of(module.method, module.layers, **settings)

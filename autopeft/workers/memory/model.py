@@ -18,7 +18,7 @@ from autopeft.workers.adapter_tensors import trainable_parameters
 from autopeft.workers.memory.depth import layer_of, layer_prefixes
 from autopeft.workers.memory.inputs import Input
 from autopeft.workers.memory.kernels import Device
-from autopeft.workers.memory.predicting import Predictor, Sum
+from autopeft.workers.memory.predicting import OnMethod, Predictor, Sum
 from autopeft.workers.memory.step import TrainingStep
 
 _FLOAT32 = 4
@@ -131,16 +131,25 @@ class MemoryModel:
             activations=self._held(saved),
         )
 
-    def predict(self, configurations: Sequence[Configuration]) -> NDArray[np.int64]:
+    def predict(
+        self, configurations: Sequence[Configuration], on_method: OnMethod | None = None
+    ) -> NDArray[np.int64]:
         """Return about what :meth:`probe` would find, for many configurations at once.
 
         The first call that meets a method, or a variant of one such as DoRA, takes up to about
-        a second to account for it; after that a configuration takes about 0.1 ms. What several
-        methods in one configuration save is added up, what they share once.
+        a second to account for it, more for models with wide layers; after that a configuration
+        takes about 0.1 ms. What several methods in one configuration save is added up, what
+        they share once.
+
+        Args:
+            configurations: ``n`` of them.
+            on_method: Told before each method that has variants to account for: its number
+                from 1, how many there are, its name.
 
         Returns:
             ``n`` peaks in bytes.
         """
+        self._predictor.meet((m for c in configurations for m in c.modules), on_method)
         known: dict[tuple[Module, ...], int] = {}
         for configuration in configurations:
             if configuration.modules not in known:

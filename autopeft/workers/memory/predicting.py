@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 from autopeft.records import SiteShape
 from autopeft.search_spaces.configuration import Module, Setting
 from autopeft.search_spaces.method import get_method
+from autopeft.search_spaces.targets import PARAMETER_NAMES
 from autopeft.workers.memory.accountant import Accountant
 from autopeft.workers.memory.accounts import LOWEST, OUTSIDE, Account, LayerShare, Reach
 from autopeft.workers.memory.depth import stacks_of
 from autopeft.workers.memory.growth import Growth, Place, is_numeric
 from autopeft.workers.memory.shallow import ShallowModel
 from autopeft.workers.memory.step import TrainingStep
+
+#: Told of a method before it is accounted for: its number from 1, of how many, its name.
+OnMethod = Callable[[int, int, str], None]
 
 _Settings = tuple[tuple[str, Setting], ...]
 _Variant = tuple[str, _Settings]
@@ -50,6 +55,7 @@ class Predictor:
         self._shape = step.shape
         self._stacks = stacks_of(step.shape)
         self._accounts: dict[_Variant, Account] = {}
+        self._met: set[_Variant] = set()
         self._flat: dict[tuple[str, str, Setting], bool] = {}
 
     @cached_property
@@ -88,6 +94,25 @@ class Predictor:
         """Bytes of what one layer hands to the next."""
         found = 0 if self._shallow is None else self._shallow.step.layer_output_bytes
         return found or self._bytes_of(self._shape.hidden_size)
+
+    def meet(self, modules: Iterable[Module], on_method: OnMethod | None = None) -> None:
+        """Account for what these modules are variants of, method by method.
+
+        Args:
+            modules: Any; those met before cost next to nothing.
+            on_method: Told of each method with a variant not met before.
+        """
+        by_method: dict[str, list[Module]] = {}
+        for module in modules:
+            named = tuple(pair for pair in module.settings if isinstance(pair[1], str | bool))
+            if (module.method, named) not in self._met:
+                self._met.add((module.method, named))
+                by_method.setdefault(module.method, []).append(module)
+        for number, (method, found) in enumerate(by_method.items(), start=1):
+            if on_method is not None:
+                on_method(number, len(by_method), method)
+            for module in found:
+                self._account(module)
 
     def add_up(self, modules: tuple[Module, ...]) -> Sum:
         """Return what a configuration saves."""
@@ -198,7 +223,13 @@ class Predictor:
         settings = module.as_dict()
         for dimension in get_method(module.method).dimensions(self._shape):
             name = dimension.name
-            if name not in settings or dimension.kind == "subset" or is_numeric(dimension):
+            stacked = tuple(v for v in dimension.values if v in PARAMETER_NAMES)
+            if dimension.kind == "subset" and stacked:
+                # Stacked experts share one module, so that they cannot be told apart in it.
+                chosen = settings[name]
+                assert isinstance(chosen, tuple)
+                settings[name] = tuple(each for each in stacked if each in chosen)
+            elif name not in settings or dimension.kind == "subset" or is_numeric(dimension):
                 settings.pop(name, None)
             elif settings[name] != dimension.default and self._is_flat(module, name):
                 settings[name] = dimension.default

@@ -18,15 +18,13 @@ from autopeft.workers.memory.answers import QuickAnswers
 from autopeft.workers.memory.depth import cut_config, cut_shape, layer_of, layer_prefixes
 from autopeft.workers.memory.inputs import Input, default_inputs, meta_batch
 from autopeft.workers.memory.kernels import Device, use_kernels_of
+from autopeft.workers.quantization import quantized_weights, stored_bytes
 from autopeft.workers.settings import ModelSettings, Precision
 from autopeft.workers.shapes import meta_model
 from autopeft.workers.tasks.base import TASKS
 
 #: Positions there must be beyond the tokens of a batch.
 SPARE_POSITIONS = 128
-#: Bytes of a frozen weight: a number of 4 or 8 bits, and a float32 scale for each 64 (bitsandbytes'
-#: NF4 blocks), or for each row, which is next to nothing.
-_QUANTIZED_BYTES = {"4bit": 0.5 + 4 / 64, "8bit": 1.0}
 
 
 class StepDtypes(TypedDict):
@@ -155,15 +153,14 @@ class TrainingStep:
         )
         return first
 
-    def frozen_bytes(self, model: Any) -> Iterator[tuple[str, float]]:
+    def frozen_bytes(self, model: Any) -> Iterator[tuple[str, int]]:
         """Yield name and bytes of everything resident that does not train."""
-        quantized = self._quantized(model)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 continue
-            if name in quantized:
-                assert self.shape.quantization is not None
-                yield name, parameter.numel() * _QUANTIZED_BYTES[self.shape.quantization]
+            path = name.removeprefix("base_model.model.").replace(".base_layer", "")
+            if path in self._quantized:
+                yield name, self._quantized[path]
             elif self.weight_dtype is not None and parameter.is_floating_point():
                 yield name, parameter.numel() * self.weight_dtype.itemsize
             else:
@@ -173,34 +170,21 @@ class TrainingStep:
 
     def weight_bytes(self, model: Any) -> int:
         """Return the bytes of everything resident that does not train."""
-        return round(sum(size for _, size in self.frozen_bytes(model))) - self._spare_bytes
+        total = sum(size for _, size in self.frozen_bytes(model))
+        return total - self._spare_bytes
 
-    def _quantized(self, model: Any) -> frozenset[str]:
-        """Return the names of the weights that a quantised model stores in few bits.
-
-        These are the linear layers, without the task head and the output layer.
-        """
-        from transformers.pytorch_utils import Conv1D
-
-        if self.shape.quantization is None:
-            return frozenset()
-        output = self._base.get_output_embeddings()
-        paths = {path for path, module in self._base.named_modules() if module is output}
-        left_out = {*paths, *self.shape.head_paths}
-        linear = {
-            path
-            for path, module in self._base.named_modules()
-            if isinstance(module, torch.nn.Linear | Conv1D)
-            and not any(path == out or path.startswith(f"{out}.") for out in left_out)
+    @cached_property
+    def _quantized(self) -> Mapping[str, int]:
+        """Bytes of each weight that a quantised model stores in few bits, by name."""
+        bits = self.shape.quantization
+        if bits is None:
+            return {}
+        return {
+            f"{path}.weight": stored_bytes(bits, out_features, in_features)
+            for path, out_features, in_features in quantized_weights(
+                self._base, self.shape.head_paths
+            )
         }
-        return frozenset(
-            name
-            for name, _ in model.named_parameters()
-            if name.removeprefix("base_model.model.")
-            .replace(".base_layer", "")
-            .removesuffix(".weight")
-            in linear
-        )
 
     @cached_property
     def layer_output_bytes(self) -> int:
@@ -255,7 +239,8 @@ class TrainingStep:
         """Bytes of the spare positions, which the real model does not have."""
         sizes: list[int] = []
         for config in (self._roomy_config, self.config):
-            model = meta_model(copy.deepcopy(config), self.task).to(self.dtype)
+            dtype = self.weight_dtype or self.dtype
+            model = meta_model(copy.deepcopy(config), self.task).to(dtype)
             sizes.append(sum(t.nbytes for t in (*model.parameters(), *model.buffers())))
         return sizes[0] - sizes[1]
 

@@ -27,7 +27,6 @@ from autopeft.workers.modules._layers import (
     substituted,
     widths_of,
 )
-from autopeft.workers.modules._merging import merge_parts
 from autopeft.workers.modules._types import add_peft_type
 
 __all__ = [
@@ -44,7 +43,6 @@ __all__ = [
     "Pool",
     "add_peft_type",
     "dtype_of",
-    "merge_parts",
     "parts_of",
     "register_all",
     "register_method",

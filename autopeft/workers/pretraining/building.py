@@ -65,7 +65,7 @@ def read_card(name: str) -> dict[str, Any]:
         recipe = get_recipe(name)
         raise ModelError(
             f"builtin:{recipe.name} is not built yet",
-            hint=f"autopeft build {recipe.name} (about {recipe.minutes:g} minutes on two cores)",
+            hint=f"autopeft build {recipe.name} ({recipe.duration})",
         ) from None
     except (OSError, ValueError) as error:
         raise ModelError(
@@ -145,10 +145,7 @@ def build_if_missing(name: str, on_phase: Callable[[str], None]) -> None:
     recipe = get_recipe(name)
     if is_built(name):
         return
-    on_phase(
-        f"building {name}, once: about {recipe.minutes:g} minutes on two idle cores; it is kept "
-        f"in {cache_folder()}"
-    )
+    on_phase(f"building {name}, once: {recipe.duration}; it is kept in {cache_folder()}")
     told = [time.monotonic()]
 
     def on_progress(progress: BuildProgress) -> None:

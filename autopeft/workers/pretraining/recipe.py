@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from autopeft.errors import ModelError
-from autopeft.naming import did_you_mean
+from autopeft.naming import counted, or_nearest
 from autopeft.workers.source_code import STANDARD_LIBRARY
 
 RECIPE_VERSION = 1
@@ -72,7 +72,8 @@ class Recipe:
         checkpoint_steps: Steps between two checkpoints; a build that was stopped loses at most
             these.
         seed: Of modules, order, weights.
-        minutes: What a build takes on two idle cores, for messages; measured, rounded up.
+        minutes: What a build takes on two idle cores, for messages; measured.
+        most_minutes: What it took at most there; None where that is not worth a word.
     """
 
     name: str
@@ -97,11 +98,18 @@ class Recipe:
     checkpoint_steps: int
     seed: int
     minutes: float
+    most_minutes: float | None = None
 
     @property
     def key(self) -> str:
         """Name of the folder a build is kept in."""
         return f"{self.name}-v{RECIPE_VERSION}-seed{self.seed}"
+
+    @property
+    def duration(self) -> str:
+        """How long a build takes, for people."""
+        most = "" if self.most_minutes is None else f", at most {self.most_minutes:g}"
+        return f"about {counted(self.minutes, 'minute')} on two idle cores{most}"
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
@@ -133,7 +141,8 @@ RECIPES: Mapping[str, Recipe] = {
             num_final_sequences=400,
             checkpoint_steps=50,
             seed=0,
-            minutes=25,
+            minutes=18,
+            most_minutes=25,
         ),
         Recipe(
             name="docstring-lm-tiny",
@@ -172,7 +181,7 @@ def get_recipe(name: str) -> Recipe:
     plain = name.removeprefix("builtin:")
     if plain not in RECIPES:
         raise ModelError(
-            f"there is no recipe {name!r}{did_you_mean(plain, RECIPES)}",
+            f"there is no recipe {name!r}{or_nearest(plain, RECIPES)}",
             hint=f"choose one of: {', '.join(RECIPES)}",
         )
     return RECIPES[plain]

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from autopeft.errors import ModelError
-from autopeft.naming import did_you_mean
+from autopeft.naming import or_nearest
 from autopeft.records import SiteKind, SiteShape
 from autopeft.search_spaces.targets import (
     BLOCK_NAMES,
@@ -246,7 +246,7 @@ def matching_paths(model: nn.Module, sites: Mapping[str, str]) -> dict[str, list
     for site, pattern in sites.items():
         if site not in NAMEABLE:
             raise ModelError(
-                f"model.sites names an unknown site {site!r}{did_you_mean(site, NAMEABLE)}",
+                f"model.sites names an unknown site {site!r}{or_nearest(site, NAMEABLE)}",
                 hint=f"known sites: {', '.join(NAMEABLE)}",
             )
         candidates = parameters if site in PARAMETER_NAMES else layers

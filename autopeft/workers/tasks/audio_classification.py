@@ -52,6 +52,10 @@ class AudioClassification(Classification):
 
         return make_sound_rows(table, columns, labels)
 
+    def what_is_equal(self, rows: Rows) -> str:
+        """Say that it is the recording."""
+        return "of equal recording"
+
     def keys(self, rows: Rows) -> list[str]:
         """Return a hash of each recording's samples."""
         from autopeft.workers.data.media import content_key

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopeft.errors import DataError, InvalidJobError
-from autopeft.naming import did_you_mean
+from autopeft.naming import or_nearest
 from autopeft.registry import Registry
 from autopeft.workers.dataset import DataSplits, EncodedData, EncodedSplit, Rows, SplitName
 from autopeft.workers.tasks.metric_names import CAUSAL_LM, CLASSIFICATION, REGRESSION
@@ -120,6 +120,10 @@ class Task(ABC):
         from autopeft.workers.data.splitting import text_keys
 
         return text_keys(rows)
+
+    def what_is_equal(self, rows: Rows) -> str:
+        """Say for a message what rows of equal :meth:`keys` have in common: ``of ...``."""
+        return "of equal text"
 
     # Numbers.
 
@@ -300,7 +304,7 @@ def infer_task(splits: DataSplits) -> str:
 def _greater_is_better(task: Task, metric: str) -> bool:
     if metric not in task.metrics:
         raise DataError(
-            f"task {task.name} has no metric {metric!r}{did_you_mean(metric, task.metrics)}",
+            f"task {task.name} has no metric {metric!r}{or_nearest(metric, task.metrics)}",
             hint=f"choose one of: {', '.join(task.metrics)}",
         )
     return task.metrics[metric]

@@ -58,6 +58,10 @@ class ImageClassification(Classification):
 
         return make_image_rows(table, columns, labels)
 
+    def what_is_equal(self, rows: Rows) -> str:
+        """Say that it is the picture."""
+        return "of equal picture"
+
     def keys(self, rows: Rows) -> list[str]:
         """Return a hash of each picture's bytes."""
         from autopeft.workers.data.media import content_key

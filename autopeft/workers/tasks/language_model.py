@@ -146,6 +146,12 @@ class LanguageModelTask(Task):
 
         return question_keys(rows)
 
+    def what_is_equal(self, rows: Rows) -> str:
+        """Say what is asked: a prompt, or the messages before the first answer."""
+        if "messages" in rows.columns:
+            return "whose messages before the first answer are equal"
+        return "of equal prompt" if "prompt" in rows.columns else super().what_is_equal(rows)
+
 
 def _metrics(loss: float) -> dict[str, float]:
     largest = np.log(sys.float_info.max)

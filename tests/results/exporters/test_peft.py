@@ -258,6 +258,16 @@ def test_holds_adapter_tokenizer_and_facts(make_request: MakeRequest, tmp_path: 
     assert config["base_model_name_or_path"] == BASE_MODEL
 
 
+def test_a_log_from_before_file_sizes_can_be_exported(
+    make_request: MakeRequest, tmp_path: Path
+) -> None:
+    request = make_request("lora")
+    costs = replace(request.state.trial.costs, adapter_file_bytes=0)
+    state = replace(request.state, trial=replace(request.state.trial, costs=costs))
+    PeftExporter().write(replace(request, state=state), tmp_path / "out")
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
 def test_several_methods_are_a_folder_each(make_request: MakeRequest, tmp_path: Path) -> None:
     PeftExporter().write(make_request("mixture-with-prefix"), tmp_path / "out")
     files = set(tree(tmp_path / "out"))

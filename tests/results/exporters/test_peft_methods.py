@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -161,7 +163,7 @@ def run(
     """Run the README's first block as it stands, but for the base model's name and the texts."""
     code = blocks(folder, base)[0]
     is_loaded = "from load import load" in code
-    code = code.replace('["A text."]', "TEXTS").replace('["A prompt."]', "TEXTS")
+    code = code.replace('["A text."]', "TEXTS").replace("[prompt]", "TEXTS")
     code = code.replace('load(".")', f'load(".", base={base!r})')
     monkeypatch.chdir(folder)
     monkeypatch.delitem(sys.modules, "load", raising=False)
@@ -287,3 +289,25 @@ def test_what_merges_is_merged_by_the_readme(
 def test_what_does_not_merge_has_no_such_lines(methods: str, make_export: Any) -> None:
     folder = make_export("classification", methods)[1]
     assert "merge_and_unload" not in (folder / "README.md").read_text()
+
+
+def test_the_readme_of_a_chat_model_asks_as_in_training(
+    make_export: Callable[..., tuple[ExportRequest, Path]],
+    plans: dict[str, WorkerPlan],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    request, _ = make_export("causal-lm", "lora")
+    shutil.copytree(request.assets, tmp_path / "assets")
+    facts = json.loads((tmp_path / "assets" / "autopeft.json").read_text())
+    (tmp_path / "assets" / "autopeft.json").write_text(
+        json.dumps({**facts, "is_conversational": True})
+    )
+    PeftExporter().write(replace(request, assets=tmp_path / "assets"), tmp_path / "out")
+    names = run(tmp_path / "out", plans["causal-lm"].source.location, monkeypatch, [])
+    tokenizer = names["tokenizer"]
+    asked = "<|im_start|>user\nA question.<|im_end|>\n<|im_start|>assistant\n"
+
+    assert tokenizer.decode(names["batch"]["input_ids"][0]) == asked
+    assert facts["stop_ids"] == tokenizer.convert_tokens_to_ids(["</s>", "<|im_end|>"])
+    assert isinstance(names["printed"], str)

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from autopeft.results.exporters._peft_texts import LOADER, readme
+from autopeft.results.exporters._peft_texts import EXAMPLE_PROMPTS, LOADER, readme
+from autopeft.workers.data.signatures import prompt_of
+from autopeft.workers.source_code import Definition
 
 TRIAL = {
     "number": 3,
@@ -77,6 +79,43 @@ def test_a_chat_model_answers_by_its_template() -> None:
     code = code_of(facts_of("causal-lm", input_roles=["messages"]))
     assert "apply_chat_template" in code
     assert "apply_chat_template" not in code_of(facts_of("causal-lm", input_roles=["prompt"]))
+
+
+def test_messages_are_a_chat_also_as_prompts_and_completions() -> None:
+    facts = facts_of("causal-lm", input_roles=["prompt", "completion"], is_conversational=True)
+    assert "apply_chat_template" in code_of(facts)
+
+
+def test_an_answer_ends_where_training_taught_it_to() -> None:
+    assert "eos_token_id=[1, 5])" in code_of(facts_of("causal-lm", stop_ids=[1, 5]))
+    assert "eos_token_id" not in code_of(facts_of("causal-lm"))
+
+
+def test_a_prompt_is_written_as_in_training() -> None:
+    prompt = EXAMPLE_PROMPTS["builtin:signatures"]
+    owner, header, end = prompt.removeprefix("# ").split("\n")
+    definition = Definition(module="", owner=owner, header=header, docstring="")
+    assert prompt_of(definition) == prompt
+    assert end == ""
+    facts = facts_of(
+        "causal-lm",
+        input_roles=["prompt", "completion"],
+        text_columns=["instruction", "output"],
+        example_prompt=prompt,
+    )
+    code = code_of(facts)
+    assert f"prompt = {prompt!r}\n" in code
+    assert "as in column 'instruction' of the training data" in code
+
+
+@pytest.mark.parametrize("is_parts", [False, True])
+def test_a_built_base_is_explained_before_it_is_named(is_parts: bool) -> None:
+    command = "autopeft build docstring-lm"
+    facts = facts_of("causal-lm", base_model="docstring-lm", built_by=command)
+    text = readme(facts, is_parts=is_parts)
+    assert text.index(f"`{command}` builds it") < text.index("```python")
+    code = code_of(facts, is_parts=is_parts)
+    assert code.index(f"`{command}` prints") < code.index('"docstring-lm"')
 
 
 def test_a_method_of_ours_says_what_it_needs() -> None:

@@ -52,7 +52,7 @@ def test_a_named_label_is_never_taken_for_a_text() -> None:
     ("names", "wanted", "message"),
     [
         (("text", "label"), Columns(text="txet"), "no column 'txet'.*did you mean 'text'"),
-        (("text", "label"), Columns(label="zzz"), "valid: label, text"),
+        (("text", "label"), Columns(label="zzz"), "its columns are: text, label"),
         (("a", "b", "label"), Columns(), "which column is the text.*a, b, label"),
         (("text", "answer"), Columns(), "which column is the label.*text, answer"),
         (("text",), Columns(), "only the column text"),

@@ -11,6 +11,7 @@ import pytest
 from autopeft.search_spaces.configuration import Configuration, Module
 from autopeft.search_spaces.method import get_method
 from autopeft.workers.memory import MemoryModel
+from autopeft.workers.quantization import stored_bytes
 from autopeft.workers.shapes import shape_from_config
 from tests.workers.families import TASK_OF, config_of
 
@@ -61,6 +62,17 @@ def test_a_family_is_predicted(family: str, method: str) -> None:
     assert_near(memory, everywhere(memory, method))
 
 
+@pytest.mark.parametrize("layers", [(0, 1, 2, 3), (3,)], ids=str)
+@pytest.mark.parametrize(
+    "sites", [("q", "v"), ("experts_out",), ("q", "experts_gate_in", "experts_out")], ids="+".join
+)
+def test_stacked_experts_are_predicted(sites: tuple[str, ...], layers: tuple[int, ...]) -> None:
+    module = Module.of(
+        "lora", layers, rank=8, alpha_ratio=2.0, dora=False, rslora=False, sites=sites
+    )
+    assert_near(memory_of("mixtral"), Configuration(modules=(module,), learning_rate=1e-3))
+
+
 @pytest.mark.parametrize("layers", [(0, 1, 2, 3), (4, 5, 6, 7), (3,), (4,), (2, 6)], ids=str)
 def test_encoder_and_decoder_are_told_apart(layers: tuple[int, ...]) -> None:
     memory = memory_of("t5")
@@ -87,17 +99,19 @@ def test_checkpointing_holds_one_layer_at_a_time() -> None:
     assert held < plain.probe(chosen).components["activations"] / 2
 
 
-@pytest.mark.parametrize(("bits", "size"), [("4bit", 0.5 + 4 / 64), ("8bit", 1.0)])
-def test_quantised_weights_take_their_few_bits(bits: str, size: float) -> None:
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_quantised_weights_take_their_few_bits(bits: str) -> None:
+    """How many follows from shapes; see ``tests/workers/test_quantization.py`` for live models."""
     plain, small = memory_of("llama"), memory_of("llama", quantization=bits)
     chosen = everywhere(plain, "lora")
     assert_near(small, chosen)
     weights = [each.probe(chosen).components["weights"] for each in (plain, small)]
-    linear = sum(
-        site.in_features * site.out_features * plain._shape.num_layers
+    saved = sum(
+        4 * site.in_features * site.out_features
+        - stored_bytes(bits, site.out_features, site.in_features)
         for site in plain._shape.sites
     )
-    assert weights[0] - weights[1] == pytest.approx(linear * (4 - size), abs=1)
+    assert weights[0] - weights[1] == saved * plain._shape.num_layers
     assert (
         small.probe(chosen).components["activations"]
         == (plain.probe(chosen).components["activations"])

@@ -168,3 +168,19 @@ def test_other_encoders_add_up(
     chosen = configuration(lora((1, 2), sites=("q", "v", "ffn_in")))
     assert memory.predict([chosen])[0] == pytest.approx(memory.probe(chosen).total_bytes, rel=0.01)
     assert not memory._predicted(chosen.modules).is_approximate
+
+
+def test_it_tells_which_method_it_accounts_for(
+    config: Any, memory_of: Callable[..., MemoryModel]
+) -> None:
+    memory, told = memory_of(config), list[tuple[int, int, str]]()
+
+    def predict(*modules: tuple[Module, ...]) -> list[tuple[int, int, str]]:
+        told.clear()
+        memory.predict([configuration(*each) for each in modules], lambda *news: told.append(news))
+        return list(told)
+
+    lora_then_ia3 = [(1, 2, "lora"), (2, 2, "ia3")]
+    assert predict(CASES["lora"], CASES["ia3"], CASES["lora"]) == lora_then_ia3
+    assert predict((lora(rank=3),), CASES["ia3"]) == []
+    assert predict(CASES["dora"], CASES["beft"]) == [(1, 2, "lora"), (2, 2, "beft")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from autopeft.errors import InvalidJobError, JobFolderError
 from autopeft.results.job_log import JobLog
@@ -143,7 +143,7 @@ def search(
     job: str | Path | Mapping[str, Any],
     *,
     output: str | Path | None = None,
-    observer: Observer | None = None,
+    observer: Observer | Literal["print"] | None = None,
     **overrides: Any,
 ) -> Job:
     """Run a search to the end of its budget, or continue the one already in ``output``.
@@ -151,7 +151,9 @@ def search(
     Args:
         job: A job file, or what would stand in one (paths relative to the working folder).
         output: The job's folder; overrides the job file.
-        observer: Told of all that happens; silent where None.
+        observer: Told of all that happens: ``"print"`` prints a line for each event, None is
+            silent, and an object with the methods of
+            :class:`~autopeft.service.observer.Observer` does what it likes.
         overrides: Values for keys of the job file; write ``__`` for the dots of a nested key:
             ``search("job.yaml", budget__trials=8, seed=1)``.
 
@@ -163,7 +165,7 @@ def search(
     from autopeft.service.driver import resume_job, run_job
     from autopeft.service.job_spec import load_job, parse_job
     from autopeft.service.jobs import JobFolder
-    from autopeft.service.observer import SilentObserver
+    from autopeft.service.observer import PrintingObserver, SilentObserver
 
     values = {key.replace("__", "."): value for key, value in overrides.items()}
     if output is not None:
@@ -178,7 +180,12 @@ def search(
     else:
         spec = load_job(Path(job), values)
     folder = Path(spec.output)
-    watcher = observer or SilentObserver()
+    if isinstance(observer, str) and observer != "print":
+        raise InvalidJobError(
+            f"unknown observer {observer!r}",
+            hint='observer="print", or an object with on_phase, on_progress and on_log',
+        )
+    watcher = PrintingObserver() if isinstance(observer, str) else observer or SilentObserver()
     if JobFolder(folder).log.is_file():
         if open_job(folder).spec != spec.to_json():
             raise JobFolderError(

@@ -366,6 +366,29 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredMemory:
+    """The peak memory of training, measured.
+
+    Attributes:
+        kind: ``cuda`` where the device's allocator tells, ``accounted`` where live tensors were
+            counted, on the CPU.
+        peak_bytes: The most that was in use at once, base model included: what a prediction is
+            compared with.
+        base_bytes: What of it is the base model, there before the trial.
+        reserved_bytes: The most that the allocator held of the device; None on the CPU.
+    """
+
+    kind: Literal["cuda", "accounted"]
+    peak_bytes: int
+    base_bytes: int
+    reserved_bytes: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able dictionary."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
     """One row of a learning curve.
 
@@ -376,8 +399,10 @@ class Measurement:
         metrics: Every metric of the task by name, in its own orientation, and
             ``train_loss``, the mean training loss since the previous measurement.
         seconds: Wall-clock seconds this segment took (training and evaluation).
-        memory_bytes: Measured peak where the device can tell, else None.
+        memory_bytes: Measured peak where there is one, else None; see ``memory``.
         checkpoint: Name of the checkpoint at ``step``.
+        memory: The same peak and what is known besides; on the CPU of the first measurement
+            of a trial alone. None in jobs of versions that did not keep it.
     """
 
     trial: int
@@ -387,6 +412,7 @@ class Measurement:
     seconds: float
     memory_bytes: int | None
     checkpoint: str
+    memory: MeasuredMemory | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

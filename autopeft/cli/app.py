@@ -168,6 +168,9 @@ def resume(
     minutes: Annotated[
         float | None, typer.Option(metavar="M", help="New limit of minutes.")
     ] = None,
+    gpu_hours: Annotated[
+        float | None, typer.Option(metavar="H", help="New limit of GPU-hours, or worker-hours.")
+    ] = None,
 ) -> None:
     """Continue a job after Ctrl-C, a crash, or with a larger budget.
 
@@ -176,7 +179,7 @@ def resume(
     """
     from autopeft.cli.running import resume as run
 
-    limits = {"trials": trials, "steps": steps, "minutes": minutes}
+    limits = {"trials": trials, "steps": steps, "minutes": minutes, "gpu_hours": gpu_hours}
     run(folder, {name: limit for name, limit in limits.items() if limit is not None})
 
 
@@ -201,7 +204,7 @@ def export(
         Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist yet.")
     ],
     pick: Annotated[
-        str, typer.Option(metavar="WHICH", help="knee, best, smallest, or a trial's number.")
+        str, typer.Option(metavar="WHICH", help="knee, best, smallest, or a number on the front.")
     ] = "knee",
     to: Annotated[str, typer.Option(metavar="TOOL", help="Training tool to write for.")] = "peft",
 ) -> None:
@@ -265,6 +268,50 @@ def check(
     run(job, schema=schema, overrides=_overrides({}, set_ or []))
 
 
+@_command(example="autopeft plan sft.yaml --gpu-memory 24GiB --plot memory.svg")
+def plan(
+    job: JobFile,
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Memory to fit into: 24GiB, 80GB.", show_default=False),
+    ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Tokens of each example.", show_default="the data's longest"
+        ),
+    ] = None,
+    quote: Annotated[
+        bool, typer.Option("--quote", help="Time a few steps and tell what the search costs.")
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a chart: .svg or .html.", show_default=False),
+    ] = None,
+    format_: ListFormat = TableFormat.TABLE,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY.PATH=VALUE", help="As for search; can be repeated."),
+    ] = None,
+) -> None:
+    """Tell what fits into a GPU's memory, and what a search will cost, before it starts.
+
+    Memory needs no GPU, no weights and no data: a config.json does for the model, then with
+    --tokens. --quote runs a few steps of representative configurations on the job's workers.
+    """
+    from autopeft.cli.planning import plan as run
+
+    run(
+        job,
+        _overrides({}, set_ or []),
+        gpu_memory=gpu_memory,
+        tokens=tokens,
+        asks_quote=quote,
+        plot=plot,
+        format_=format_.value,
+    )
+
+
 @_command(example="autopeft build docstring-lm")
 def build(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="docstring-lm or its tiny twin.")],
@@ -312,6 +359,87 @@ def methods(
     from autopeft.cli.catalogue import methods as run
 
     run(format_.value, model=model, task=task)
+
+
+class Dtype(StrEnum):
+    """Type that the frozen part is stored and computed in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class Accelerator(StrEnum):
+    """What trains."""
+
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
+class Bits(StrEnum):
+    """How frozen linear layers are quantised."""
+
+    FOUR = "4bit"
+    EIGHT = "8bit"
+
+
+@_command(
+    example="autopeft predict --model meta-llama/Llama-3.2-3B --peft adapter_config.json "
+    "--batch-size 4 --tokens 660"
+)
+def predict(
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="Hub name, folder, builtin:..., or a config.json.")
+    ],
+    peft: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CONFIG.json",
+            help="An adapter_config.json of any PEFT type, or a configuration of AutoPEFT's.",
+            show_default="every weight trains",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Examples that are computed together.")
+    ] = 1,
+    tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Tokens of each example, padding included.")
+    ] = 512,
+    dtype: Annotated[
+        Dtype, typer.Option(help="Type of the frozen weights; adapters train in float32.")
+    ] = Dtype.BFLOAT16,
+    optimizer: Annotated[
+        str, typer.Option(metavar="O", help="adamw, adamw-8bit, sgd, adafactor or lora-fa.")
+    ] = "adamw",
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Compute each layer twice.")
+    ] = False,
+    quantization: Annotated[
+        Bits | None, typer.Option(help="Frozen linear layers in few bits.", show_default="none")
+    ] = None,
+    task: Annotated[str, typer.Option(metavar="TASK", help="What is trained.")] = "causal-lm",
+    device: Annotated[Accelerator, typer.Option(help="Whose kernels count.")] = Accelerator.CUDA,
+    format_: ListFormat = TableFormat.TABLE,
+) -> None:
+    """Predict the peak memory of training, by component, without weights and without a GPU.
+
+    Builds model and adapter in shape alone, runs one training step of them and counts every
+    tensor. Needs nothing of the model but its config. For what a whole job needs: autopeft plan.
+    """
+    from autopeft.cli.predicting import Step
+    from autopeft.cli.predicting import predict as run
+
+    step = Step(
+        batch_size=batch_size,
+        tokens=tokens,
+        dtype=dtype.value,
+        optimizer=optimizer,
+        gradient_checkpointing=gradient_checkpointing,
+        quantization=None if quantization is None else quantization.value,
+        task=task,
+        device=device.value,
+    )
+    run(model, peft, step, format_.value)
 
 
 @_command(example="autopeft doctor")

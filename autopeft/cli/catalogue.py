@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -17,6 +18,15 @@ WIDE = 150
 if TYPE_CHECKING:
     from autopeft.records import ModelShape
     from autopeft.search_spaces.method import Method
+    from autopeft.workers.model_sources import ModelSource
+
+#: Heads that transformers names by their task.
+_TASK_OF_HEAD = {
+    "ForTokenClassification": "token-classification",
+    "ForMultipleChoice": "multiple-choice",
+    "ForImageClassification": "image-classification",
+    "ForAudioClassification": "audio-classification",
+}
 
 
 def spaces(format_: str) -> None:
@@ -52,8 +62,8 @@ def methods(format_: str, model: str | None = None, task: str | None = None) -> 
         format_: ``table`` or ``json``.
         model: Name of a base model, as in a job file; tells what is available on it. Without
             one, sizes are those on Llama-3.1-8B, or on BERT-base where that lacks something.
-        task: Task the model is for; by default causal-lm, or classification where the model
-            is no language model.
+        task: Task the model is for; by default what its config says it was published for,
+            else classification.
     """
     from autopeft.search_spaces.method import METHODS, get_method
 
@@ -109,7 +119,7 @@ def _about(remark: str, rows: list[dict[str, Any]]) -> str:
     about = [row["name"] for row in rows if remark in row["remarks"]]
     others = [row["name"] for row in rows if remark not in row["remarks"]]
     if len(others) < len(about):
-        return f"all but {', '.join(others)}" if others else "all"
+        return f"All methods but {' and '.join(others)}" if others else "All methods"
     return ", ".join(about)
 
 
@@ -169,12 +179,10 @@ def _shapes(model: str | None, task: str | None) -> tuple[ModelShape, ...]:
 
     if model is None and task is None:
         return reference_shape(is_decoder=True), reference_shape(is_decoder=False)
-    from pathlib import Path
-
     from autopeft.errors import ModelError
     from autopeft.workers.models import load_config, resolve_model
     from autopeft.workers.settings import ModelSettings
-    from autopeft.workers.shapes import model_shape
+    from autopeft.workers.shapes import model_shape, shape_from_config
     from autopeft.workers.task_names import CAUSAL_LM
     from autopeft.workers.tasks.base import TASKS
 
@@ -182,23 +190,56 @@ def _shapes(model: str | None, task: str | None) -> tuple[ModelShape, ...]:
         assert task is not None
         is_decoder = TASKS.get(task).name == CAUSAL_LM
         return (replace(reference_shape(is_decoder=is_decoder), task=task),)
-    source = resolve_model(ModelSettings.model_validate({"name": model}), Path.cwd())
+    if task is not None:
+        TASKS.get(task)  # a name that is no task is told before the model is looked at
+    source = _config_alone(Path(model).expanduser())
+    is_config_alone = source is not None
+    if source is None:
+        source = resolve_model(ModelSettings.model_validate({"name": model}), Path.cwd())
+    published = load_config(source, 0)
     problems: list[ModelError] = []
-    for name in (task,) if task else ("causal-lm", "classification"):
+    for name in (task,) if task else _tasks_of(published):
         outputs = 2 if TASKS.get(name).has_head else 0
         try:
             config = load_config(source, outputs, None, name)
-            if not task and name == "causal-lm" and not _is_causal(config):
-                continue
+            if is_config_alone:
+                return (shape_from_config(config, source.public_name, name),)
             return (model_shape(source, config, name),)
         except ModelError as error:
             problems.append(error)
     raise problems[0]
 
 
-def _is_causal(config: Any) -> bool:
-    """Tell whether a model was published as a causal language model."""
-    return any("CausalLM" in name or "LMHead" in name for name in config.architectures or ())
+def _config_alone(path: Path) -> ModelSource | None:
+    """Return where a model is of which only a ``config.json`` is there; None for any other."""
+    from autopeft.workers.model_sources import ModelSource
+
+    folder = path.parent if path.suffix == ".json" else path
+    file = path if path.suffix == ".json" else path / "config.json"
+    if not file.is_file() or (path.is_dir() and any(path.glob("*.safetensors"))):
+        return None
+    return ModelSource(location=str(file), public_name=folder.resolve().name, is_local_only=True)
+
+
+def _tasks_of(config: Any) -> tuple[str, ...]:
+    """Return the tasks to try on a model: what it was published for, then what it may take."""
+    from autopeft.workers import task_names as names
+
+    classifiers = (
+        names.CLASSIFICATION,
+        names.IMAGE_CLASSIFICATION,
+        names.AUDIO_CLASSIFICATION,
+    )
+    for architecture in config.architectures or ():
+        if "CausalLM" in architecture or "LMHead" in architecture:
+            return (names.CAUSAL_LM, *classifiers)
+        if "ForConditionalGeneration" in architecture:
+            first = names.SEQ2SEQ_LM if config.is_encoder_decoder else names.CAUSAL_LM
+            return (first, *classifiers)
+        for ending, task in _TASK_OF_HEAD.items():
+            if ending in architecture:
+                return (task, *classifiers)
+    return classifiers
 
 
 def _short(number: int) -> str:

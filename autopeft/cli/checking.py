@@ -54,10 +54,10 @@ def _check_job(job: Path, overrides: Mapping[str, Any]) -> None:
     limits = [
         f"{limit:g} {name}" for name, limit in spec.budget.model_dump().items() if limit is not None
     ]
-    space = spec.space if isinstance(spec.space, str) else _named(spec.space)
+    space = f"space {spec.space}" if isinstance(spec.space, str) else _named(spec.space)
     typer.echo(
         f"{job} is fine: {spec.name}, {spec.model.name} on {spec.data.name or spec.data.train}, "
-        f"space {space}, {' or '.join(limits)}, output {spec.output}",
+        f"{space}, {' or '.join(limits)}, output {spec.output}",
     )
     if found.read is not None:
         typer.echo(_described(found.read))
@@ -67,7 +67,9 @@ def _check_job(job: Path, overrides: Mapping[str, Any]) -> None:
 
 def _named(space: Mapping[str, Any]) -> str:
     """Say which preset a space builds on, where it does on one."""
-    return f"{space['preset']} with changes" if "preset" in space else "its own"
+    if "preset" in space:
+        return f"space {space['preset']} with changes"
+    return "a space of its own"
 
 
 def _warn_of_taken_folder(spec: JobSpec) -> None:

@@ -60,10 +60,14 @@ def _print(result: Confirmation, console: Console) -> None:
         )
         console.print(f"Generated answers, {result.answer_metric}: {values}", highlight=False)
     low, high = result.interval
+    over = "over seeds and test rows"
+    if result.num_seeds == 1:
+        over = "over test rows only; one seed says nothing about the spread over seeds"
     console.print(
         f"Difference: {result.difference:+.4f}, 95 % interval [{low:+.4f}, {high:+.4f}] "
-        f"over seeds and test rows.\nVerdict: {result.verdict}.",
+        f"{over}.\nVerdict: {result.verdict}.",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -23,6 +23,7 @@ from autopeft.service.known_names import known_names
 EXTRAS = {
     "quickstart": "the base model builtin:minilm",
     "hub": "data sets of the Hugging Face hub",
+    "quantization": "base models in 4 or 8 bits",
     "notebook": "running the notebooks",
     "optuna": "the proposer optuna",
     "bohb": "the proposer bohb",

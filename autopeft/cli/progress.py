@@ -77,7 +77,9 @@ class Lines:
         for number, state in log.states.items():
             if len(state.curve) > self._num_measured.get(number, 0):
                 self._num_measured[number] = len(state.curve)
-                self._print(measurement_line(log, state))
+                # Only a search has a scale; retrainings tell of themselves in their messages.
+                if log.scale is not None:
+                    self._print(measurement_line(log, state))
         if message is not None:
             self._print(message)
 
@@ -136,15 +138,15 @@ class Screen:
             (log.name if log is not None and log.name else "job", "bold"),
             f"  {self._progress or self._phase}  {duration_text(self._clock() - self._started)}",
         )
+        recent = [
+            Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in self._recent
+        ]
         if log is None or log.scale is None:
-            return head
+            return Group(head, *recent) if recent else head
         parts: list[RenderableType] = [head, self._budget(log), _counts(log)]
         parts += [_running(log, state) for state in log.trials if _is_running(state)]
         parts.append(self._best(log))
-        parts += [
-            Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in self._recent
-        ]
-        return Group(*parts)
+        return Group(*parts, *recent)
 
     def _budget(self, log: JobLog) -> RenderableType:
         fraction = spent_fraction(log)
@@ -211,7 +213,13 @@ def spent_fraction(log: JobLog) -> float:
     settled = sum(
         state.status.is_final or state.status is TrialStatus.PAUSED for state in log.states.values()
     )
-    spent = {"trials": settled, "steps": log.total_steps, "minutes": log.spent_seconds / 60}
+    gpus = ((log.spec or {}).get("workers") or {}).get("gpus") or 1.0
+    spent = {
+        "trials": settled,
+        "steps": log.total_steps,
+        "minutes": log.spent_seconds / 60,
+        "gpu_hours": gpus * log.busy_seconds / 3600,
+    }
     fractions = [spent[name] / limit for name, limit in limits.items() if limit]
     return min(1.0, max(fractions, default=0.0))
 

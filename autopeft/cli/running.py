@@ -12,7 +12,7 @@ from rich.console import Console
 
 from autopeft.cli import failures
 from autopeft.cli.progress import create_progress
-from autopeft.cli.showing import print_job, result_console
+from autopeft.cli.showing import print_job, result_console, unmet_constraints
 from autopeft.results.report import front_of
 from autopeft.service.job_checks import find_warnings
 from autopeft.service.job_spec import load_job
@@ -70,3 +70,8 @@ def _run(work: Callable[[Observer], JobLog], folder: Path) -> None:
     typer.echo("\nNext:")
     for command in next_commands(folder, has_front=bool(front_of(log))):
         typer.echo(f"  {command}")
+    if (unmet := unmet_constraints(log)) is not None:
+        failures.say("error", f"the search found nothing: {unmet}", colour=typer.colors.RED)
+        hint = "relax the constraint in the job file, and search again in another folder"
+        failures.say("hint", hint, colour=typer.colors.CYAN)
+        raise typer.Exit(failures.WRONG_INPUT)

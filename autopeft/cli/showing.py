@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,10 @@ import typer
 from rich.console import Console
 
 from autopeft.naming import counted
+from autopeft.records import TrialStatus
 from autopeft.results.correlation import correlation_text
 from autopeft.results.front_table import front_table
-from autopeft.results.report import front_of, summary, trials_frame
+from autopeft.results.report import calibration_text, front_of, summary, trials_frame
 from autopeft.service.jobs import open_job
 
 if TYPE_CHECKING:
@@ -60,6 +62,25 @@ def _broken(by_trial: Mapping[str, Sequence[str]]) -> list[str]:
     return lines
 
 
+def unmet_constraints(log: JobLog) -> str | None:
+    """Say which constraints kept a finished job from having a front; None where none did."""
+    scale = log.scale
+    if scale is None or not scale.constraints or log.end_reason is None or front_of(log):
+        return None
+    completed = [state for state in log.trials if state.status is TrialStatus.COMPLETED]
+    if not completed:
+        if log.trials:
+            return None
+        return f"no configuration was found that keeps {' and '.join(map(str, scale.constraints))}"
+    told = []
+    for constraint in scale.constraints:
+        alone = replace(scale, constraints=(constraint,))
+        num_broken = sum(bool(alone.broken_constraints(state)) for state in completed)
+        if num_broken:
+            told.append(f"{constraint}, which {num_broken} of {len(completed)} break")
+    return f"no completed trial keeps all constraints: {'; '.join(told)}"
+
+
 def _unfinished(log: JobLog) -> str:
     limits = {**(log.spec or {}).get("budget", {}), **log.budget}
     of = f" of {limits['trials']:g}" if limits.get("trials") else ""
@@ -72,6 +93,8 @@ def print_job(log: JobLog, console: Console) -> None:
     facts = summary(log)
     if front_of(log):
         console.print(front_table(log))
+    elif (unmet := unmet_constraints(log)) is not None:
+        console.print(f"There is no front: {unmet}.", highlight=False, soft_wrap=True)
     else:
         console.print("No trial has completed yet, so there is no front.", highlight=False)
     counts = [f"{number} {name}" for name, number in facts["trials"].items() if number]
@@ -83,6 +106,8 @@ def print_job(log: JobLog, console: Console) -> None:
         lines.append(f"Hypervolume: {facts['hypervolume']:.4f}.")
     if (correlation := correlation_text(log)) is not None:
         lines.append(correlation)
+    if (memory := calibration_text(log)) is not None:
+        lines.append(memory)
     end = facts["end_reason"]
     lines.append(f"Ended: {end}." if end else _unfinished(log))
     console.print("\n".join(lines), highlight=False, markup=False)

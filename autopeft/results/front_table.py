@@ -19,6 +19,7 @@ from autopeft.records import (
     ModelShape,
     TrialState,
 )
+from autopeft.results.calibration import measured_bytes, memory_ratio
 from autopeft.results.correlation import answer_metric
 from autopeft.results.job_log import JobLog
 from autopeft.results.report import (
@@ -33,7 +34,10 @@ from autopeft.search_spaces.targets import all_linear
 
 
 def front_table(log: JobLog) -> Table:
-    """Return the front for a terminal; members of the ``lora-sweep`` portfolio carry a ``*``."""
+    """Return the front for a terminal; members of the ``lora-sweep`` portfolio carry a ``*``.
+
+    ``memory`` is predicted; ``measured``, where some were, stands beside it with its ratio to it.
+    """
     metric = "score" if log.scale is None else log.scale.metric
     front = front_of(log)
     marked = any(is_baseline(state) for state in front)
@@ -58,7 +62,8 @@ def front_table(log: JobLog) -> Table:
     apart = ["adapter"] if has_head else []
     answers = answer_metric(log)
     scores = [metric] if answers is None else [metric, answers]
-    for name in ("trial", *scores, "parameters", *apart, "memory", *more.values()):
+    measured = ["measured"] if any(measured_bytes(state) for state in front) else []
+    for name in ("trial", *scores, "parameters", *apart, "memory", *measured, *more.values()):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("configuration")
     for state in front:
@@ -71,10 +76,19 @@ def front_table(log: JobLog) -> Table:
             count_text(costs.num_trainable_parameters),
             *([count_text(costs.num_adapter_parameters)] if has_head else []),
             bytes_text(costs.train_memory_bytes),
+            *([_measured(state)] if measured else []),
             *(cost_text(name, getattr(costs, name)) for name in more),
             WholeWords(_described(log, state)),
         )
     return table
+
+
+def _measured(state: TrialState) -> str:
+    """Return measured memory and its ratio to the prediction beside it."""
+    num_bytes, ratio = measured_bytes(state), memory_ratio(state)
+    if num_bytes is None:
+        return "-"
+    return f"{bytes_text(num_bytes)} ({'-' if ratio is None else f'{ratio:.2f}'})"
 
 
 class WholeWords:

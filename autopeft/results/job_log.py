@@ -14,12 +14,16 @@ budget      limits that replace those of the job, by name
 proposal    trial, configuration, seed, origin, costs                 proposal/n
 segment     trial, from_step, to_step, checkpoint, attempt
 measurement trial, step, score, metrics, seconds, memory_bytes,       measurement/n/step
-            checkpoint
+            memory, checkpoint
 failure     trial, from_step, to_step, kind, message, attempt
+timing      what was timed before the first trial, busy_seconds       timing
+busy        trial, busy_seconds: of a segment that was lost
 decision    trial, step, action, reason
 spent       seconds (wall clock of this run so far)
 end         reason
 =========== ========================================================= =================
+
+A measurement and a failure also hold ``busy_seconds``: how long their segment kept a worker.
 
 Kinds not listed are passed over. Floats that are not finite are null in the log and NaN again
 when read (an infinite score reads as NaN too: neither is ever on a front).
@@ -37,6 +41,7 @@ from autopeft.errors import AutopeftError, JobFolderError
 from autopeft.records import (
     Costs,
     FailureKind,
+    MeasuredMemory,
     Measurement,
     Segment,
     SegmentFailed,
@@ -95,6 +100,9 @@ class JobLog:
         failures: Failed segments with neither a retry nor a decision recorded yet.
         runs: Ids of the driver runs, oldest first.
         spent: Wall-clock seconds by run id, as last recorded by each.
+        busy_seconds: Seconds that segments kept workers, all workers together.
+        charged: Numbers of trials among ``unfinished`` whose lost segment is in ``busy_seconds``.
+        timing: What was timed before the first trial; None where nothing was.
         total_steps: Optimiser steps trained and measured, over all trials.
         end_reason: Why the job ended; None while it has not, or goes on after a resume.
         num_entries: Entries folded; the number of the last one.
@@ -115,6 +123,9 @@ class JobLog:
     failures: tuple[SegmentFailed, ...] = ()
     runs: tuple[str, ...] = ()
     spent: Mapping[str, float] = field(default_factory=dict)
+    busy_seconds: float = 0.0
+    charged: tuple[int, ...] = ()
+    timing: Mapping[str, Any] | None = None
     total_steps: int = 0
     end_reason: str | None = None
     num_entries: int = 0
@@ -161,6 +172,7 @@ class LogFolder:
         self._undecided: set[int] = set()
         self._submitted: dict[int, Segment] = {}
         self._failed: dict[int, SegmentFailed] = {}
+        self._charged: set[int] = set()
         self._spent: dict[str, float] = {}
         #: Reasons of the trials that were paused when the job ended.
         self._ended: dict[int, str] = {}
@@ -177,6 +189,7 @@ class LogFolder:
                 undecided=tuple(sorted(self._undecided)),
                 unfinished=tuple(self._submitted[key] for key in sorted(self._submitted)),
                 failures=tuple(self._failed[key] for key in sorted(self._failed)),
+                charged=tuple(sorted(self._charged)),
                 spent=dict(self._spent),
             )
         return self._snapshot
@@ -258,6 +271,7 @@ class LogFolder:
         self._undecided.add(number)
         self._change(number, curve=(*state.curve, measurement))
         self._update(total_steps=self._log.total_steps + max(0, measurement.step - begun))
+        self._add_busy(entry, {"busy_seconds": data.get("busy_seconds", data["seconds"])})
 
     def _add_failure(self, entry: Entry, data: Mapping[str, Any]) -> None:
         number = int(data["trial"])
@@ -269,6 +283,7 @@ class LogFolder:
             segment=segment, kind=FailureKind(data["kind"]), message=str(data["message"])
         )
         self._change(number, num_failures=state.num_failures + 1)
+        self._add_busy(entry, data)
 
     def _add_decision(self, entry: Entry, data: Mapping[str, Any]) -> None:
         number = int(data["trial"])
@@ -279,6 +294,16 @@ class LogFolder:
             self._due.add(number)
         has_reason = status not in (TrialStatus.RUNNING, TrialStatus.COMPLETED)
         self._change(number, status=status, reason=str(data["reason"]) if has_reason else "")
+
+    def _add_timing(self, entry: Entry, data: Mapping[str, Any]) -> None:
+        self._update(timing=dict(data))
+        self._add_busy(entry, data)
+
+    def _add_busy(self, entry: Entry, data: Mapping[str, Any]) -> None:
+        if entry.kind == "busy":
+            self._charged.add(int(data["trial"]))
+        seconds = float(data.get("busy_seconds") or 0.0)
+        self._update(busy_seconds=self._log.busy_seconds + seconds)
 
     def _add_spent(self, entry: Entry, data: Mapping[str, Any]) -> None:
         self._spent[entry.run] = float(data["seconds"])
@@ -308,6 +333,7 @@ class LogFolder:
         self._undecided.discard(number)
         self._submitted.pop(number, None)
         self._failed.pop(number, None)
+        self._charged.discard(number)
 
     def _change(self, number: int, **changes: Any) -> None:
         self._states[number] = replace(self._states[number], **changes)
@@ -356,6 +382,7 @@ def measurement_data(measurement: Measurement) -> dict[str, Any]:
         "metrics": {name: finite_or_none(value) for name, value in measurement.metrics.items()},
         "seconds": finite_or_none(measurement.seconds),
         "memory_bytes": measurement.memory_bytes,
+        "memory": None if measurement.memory is None else measurement.memory.to_json(),
         "checkpoint": measurement.checkpoint,
     }
 
@@ -370,6 +397,7 @@ def read_measurement(data: Mapping[str, Any]) -> Measurement:
         seconds=_number(data["seconds"]),
         memory_bytes=None if data["memory_bytes"] is None else int(data["memory_bytes"]),
         checkpoint=str(data["checkpoint"]),
+        memory=MeasuredMemory(**data["memory"]) if data.get("memory") else None,
     )
 
 
@@ -402,7 +430,7 @@ def decision_data(trial: int, step: int, action: str, reason: str) -> dict[str, 
 def unique_fact(kind: str, data: Mapping[str, Any]) -> str | None:
     """Return the name under which an entry is true once, or None where it may repeat."""
     match kind:
-        case "job" | "prepared":
+        case "job" | "prepared" | "timing":
             return kind
         case "proposal":
             return f"proposal/{data['trial']}"

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from autopeft.naming import counted
 from autopeft.records import (
     ADAPTER_FILE_BYTES,
     BASELINE_ORIGINS,
@@ -24,6 +25,14 @@ from autopeft.records import (
     TrialStatus,
     count_statuses,
 )
+from autopeft.results.calibration import (
+    Calibration,
+    calibration_of,
+    expected_bytes,
+    measured_bytes,
+    measured_memory,
+    memory_ratio,
+)
 from autopeft.results.correlation import answer_metric, score_and_answers
 from autopeft.results.front import pareto_front
 from autopeft.results.hypervolume import front_hypervolume
@@ -34,14 +43,19 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
+MEMORY_COLUMNS = (
+    "memory_bytes", "memory_ratio", "expected_memory_bytes", "memory_kind", "base_memory_bytes",
+    "reserved_memory_bytes",
+)  # fmt: skip
 TRIAL_COLUMNS = (
     "trial", "status", "reason", "origin", "configuration", "methods", "learning_rate", "seed",
-    "step", "score", "best_score", "metric_value", *COST_NAMES, "memory_bytes", "seconds",
+    "step", "score", "best_score", "metric_value", *COST_NAMES, *MEMORY_COLUMNS, "seconds",
     "num_failures", "on_front", "broken_constraints",
 )  # fmt: skip
 FRONT_COLUMNS = (
     "trial", "configuration", "origin", "seed", "score", "best_score", "metric", "metric_value",
-    "answer_metric", "answer_metric_value", *COST_NAMES, "steps", "seconds",
+    "answer_metric", "answer_metric_value", *COST_NAMES, "memory_bytes", "memory_ratio", "steps",
+    "seconds",
 )  # fmt: skip
 CURVE_COLUMNS = ("trial", "step", "score", "seconds", "memory_bytes")
 
@@ -54,6 +68,7 @@ def summary(log: JobLog) -> dict[str, Any]:
     is ordered by score, best first; see :func:`front_point`. ``broken_constraints`` says by
     number of trial what keeps completed trials off the front. ``hypervolume`` is None before a
     job is prepared.
+    ``memory_calibration`` is what measured memory says of predictions.
     ``score_and_answers`` is None unless the job scores generated answers: it says how alike
     score and answers rank the trials.
     """
@@ -81,6 +96,7 @@ def summary(log: JobLog) -> dict[str, Any]:
         "scale": None if scale is None else scale.to_json(),
         "answer_metric": answer_metric(log),
         "score_and_answers": None if correlation is None else correlation.to_json(),
+        "memory_calibration": calibration_of(states).to_json(),
         "total_steps": log.total_steps,
         "seconds": log.spent_seconds,
         "num_runs": log.num_runs,
@@ -134,11 +150,41 @@ def front_point(log: JobLog, state: TrialState) -> dict[str, Any]:
         ),
         "metrics": _latest_metrics(state),
         **state.costs.to_json(),
-        "memory_bytes": _peak_memory(state),
+        **memory_facts(state, calibration_of(log.trials)),
         "steps": state.step,
         "seconds": trained_seconds(state),
         "checkpoint": state.checkpoint,
     }
+
+
+def memory_facts(state: TrialState, calibration: Calibration) -> dict[str, Any]:
+    """Return a trial's measured memory beside its prediction, ``train_memory_bytes``.
+
+    Nothing but ``expected_memory_bytes`` is known before a trial is measured: then it is the
+    prediction times the job's calibration factor, and afterwards the measurement.
+    """
+    memory = measured_memory(state)
+    return {
+        "memory_bytes": measured_bytes(state),
+        "memory_ratio": memory_ratio(state),
+        "expected_memory_bytes": expected_bytes(state, calibration),
+        "memory_kind": None if memory is None else memory.kind,
+        "base_memory_bytes": None if memory is None else memory.base_bytes,
+        "reserved_memory_bytes": None if memory is None else memory.reserved_bytes,
+    }
+
+
+def calibration_text(log: JobLog) -> str | None:
+    """Say how measured memory relates to predictions; None where nothing was measured."""
+    found = calibration_of(log.trials)
+    if found.median_ratio is None:
+        return None
+    how = "as CUDA's allocator tells" if found.kind == "cuda" else "live tensors on the CPU"
+    return (
+        f"Memory: measured / predicted is {found.median_ratio:.3f} (median of "
+        f"{counted(found.num_trials, 'trial')}, {how}); trials not yet run are expected to need "
+        f"{found.factor:.3f} of their prediction."
+    )
 
 
 def best_score(state: TrialState) -> float:
@@ -174,6 +220,7 @@ def trials_frame(log: JobLog) -> pd.DataFrame:
     """
     front = {state.trial.number for state in front_of(log)}
     metric = "" if log.scale is None else log.scale.metric
+    calibration = calibration_of(log.trials)
     rows = []
     for state in log.trials:
         trial = state.trial
@@ -191,7 +238,7 @@ def trials_frame(log: JobLog) -> pd.DataFrame:
             "best_score": best_score(state),
             "metric_value": metric_value(state, metric),
             **state.costs.to_json(),
-            "memory_bytes": _peak_memory(state),
+            **memory_facts(state, calibration),
             "seconds": trained_seconds(state),
             "num_failures": state.num_failures,
             "on_front": trial.number in front,
@@ -292,10 +339,6 @@ def _latest_metrics(state: TrialState) -> dict[str, float | None]:
     """Return all metrics of the latest measurement by name; NaN as None."""
     metrics = state.curve[-1].metrics if state.curve else {}
     return {name: finite_or_none(value) for name, value in sorted(metrics.items())}
-
-
-def _peak_memory(state: TrialState) -> int | None:
-    return max((m.memory_bytes for m in state.curve if m.memory_bytes is not None), default=None)
 
 
 def _curve_row(measurement: Measurement, metrics: Sequence[str]) -> dict[str, Any]:

@@ -185,7 +185,7 @@ class Method(ABC):
         """
         if self.trains_experts or not any(s.site.startswith("experts_") for s in shape.parameters):
             return ()
-        return ("the stacked experts stay as they are",)
+        return ("the stacked experts are not adapted: their weights stay as they are",)
 
     def unavailable(self, shape: ModelShape) -> str | None:
         """Return why the method cannot be used on such a model, None where it can.

@@ -75,7 +75,8 @@ class Confirmation:
         winner: What the search picked.
         baseline: The best tuned plain LoRA.
         difference: Mean score of the winner minus that of the baseline; more is better.
-        interval: 95 % interval of the difference, over seeds and test examples together.
+        interval: 95 % interval of the difference, over seeds and test examples together; over
+            test examples alone where there is one seed.
         num_test_rows: Rows of the test split.
         answer_metric: Name of the job's own metric of generated answers; None where it has none.
     """
@@ -89,11 +90,27 @@ class Confirmation:
     answer_metric: str | None = None
 
     @property
+    def num_seeds(self) -> int:
+        """Retrainings of each."""
+        return len(self.winner.seeds)
+
+    @property
+    def interval_over(self) -> tuple[str, ...]:
+        """What the interval is over."""
+        return ("test rows",) if self.num_seeds == 1 else ("seeds", "test rows")
+
+    @property
     def verdict(self) -> str:
         """One honest sentence."""
         low, high = self.interval
         if self.winner.state.trial.configuration == self.baseline.state.trial.configuration:
             return "the winner is the tuned LoRA itself"
+        if self.num_seeds == 1 and (low > 0 or high < 0):
+            better = "better" if low > 0 else "worse"
+            return (
+                f"from this one seed the winner came out {better} than the tuned LoRA; whether "
+                "it does from others takes more seeds"
+            )
         if low > 0:
             return "the winner is better than the tuned LoRA"
         if high < 0:
@@ -109,6 +126,7 @@ class Confirmation:
             "baseline": _finalist_json(self.baseline),
             "difference": self.difference,
             "interval": list(self.interval),
+            "interval_over": list(self.interval_over),
             "num_test_rows": self.num_test_rows,
             "verdict": self.verdict,
         }

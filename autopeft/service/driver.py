@@ -16,9 +16,9 @@ any other decision                  nothing
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,10 @@ from autopeft.service.job_spec import JobSpec
 from autopeft.service.jobs import JobFolder, recorded_versions
 from autopeft.service.last_step import keep_metric, last_step_text
 from autopeft.service.observer import Observer
+from autopeft.service.quote import quote, rungs_of
+from autopeft.service.segment_costs import SegmentCosts, Timed, time_segments, timings_in
+from autopeft.service.starting import create_executor
+from autopeft.service.worker_time import SECONDS_PER_HOUR, WorkerTime
 from autopeft.workers.openmp import share_cores
 
 if TYPE_CHECKING:
@@ -54,6 +58,10 @@ if TYPE_CHECKING:
 
 #: How long to wait for a worker before looking at the clock again, in seconds.
 POLL_SECONDS = 1.0
+#: Configurations that are looked at to tell a space that is spent from one that is cut down.
+NUM_LOOKED_AT = 64
+#: Trials that must have been measured before they tell what the job will cost.
+NUM_TRIALS_TO_QUOTE = 5
 
 
 def run_job(spec: JobSpec, folder: Path, *, observer: Observer) -> JobLog:
@@ -96,7 +104,7 @@ def resume_job(
         folder: The job's folder.
         observer: Told of all that happens.
         budget: Larger limits than the recorded ones, by name (``trials``, ``steps``,
-            ``minutes``); they are recorded and hold from now on.
+            ``minutes``, ``gpu_hours``); they are recorded and hold from now on.
 
     Raises:
         JobFolderError: no job is there, or another driver took it over.
@@ -132,14 +140,19 @@ def _require_room(spec: JobSpec, log: JobLog, budget: dict[str, float]) -> None:
         "trials": (spec.budget.trials, len(log.states)),
         "steps": (spec.budget.steps, log.total_steps),
         "minutes": (spec.budget.minutes, log.spent_seconds / 60),
+        "gpu_hours": (
+            spec.budget.gpu_hours,
+            (spec.workers.gpus or 1.0) * log.busy_seconds / SECONDS_PER_HOUR,
+        ),
     }
     for name in budget:
         limit, used = spent.get(name, (None, 0.0))
         if limit is not None and used >= limit:
+            flag = name.replace("_", "-")
             raise InvalidJobError(
-                f"the job has used {used:g} {name} already, a limit of {limit:g} leaves nothing "
+                f"the job has used {used:g} {flag} already, a limit of {limit:g} leaves nothing "
                 "to do",
-                hint=f"give more, such as --{name} {max(2 * used, 1):g}",
+                hint=f"give more, such as --{flag} {max(2 * used, 1):g}",
             )
 
 
@@ -170,31 +183,15 @@ def _work(spec: JobSpec, paths: JobFolder, store: Store, run: str, observer: Obs
     if workbench.plan.generation is not None:
         keep_metric(workbench.plan.generation.metric, paths.metric)
     _write_assets(paths, workbench, spec)
+    if spec.budget.gpu_hours is not None and log.timing is None and not log.states:
+        observer.on_phase("timing a few steps")
+        limit = spec.budget.gpu_hours * SECONDS_PER_HOUR / (spec.workers.gpus or 1.0)
+        timed = time_segments(spec, workbench, observer.on_progress, most_seconds=limit)
+        store.append(run, "timing", timed.to_json(), unique="timing")
     with create_executor(spec, paths.checkpoints, workbench) as executor:
         driver = _Driver(spec, paths, store, run, observer, workbench, executor, started)
         observer.on_phase("searching")
         return driver.drive()
-
-
-def create_executor(spec: JobSpec, checkpoints: Path, workbench: Workbench) -> Executor:
-    """Start the workers a job asks for."""
-    from autopeft.workers.executors.base import EXECUTORS
-    from autopeft.workers.settings import WorkerSettings
-
-    num_cpus = spec.workers.cpus or max(1, (os.cpu_count() or 1) // spec.workers.num)
-    settings = WorkerSettings(
-        model=spec.model,
-        task=workbench.prepared.task,
-        metric=workbench.prepared.metric,
-        training=spec.training,
-        num_outputs=workbench.prepared.num_outputs,
-        seed=spec.seed,
-        checkpoints=checkpoints.resolve(),
-        num_threads=num_cpus,
-    )
-    factory: Any = EXECUTORS.get(spec.workers.executor)
-    executor: Executor = factory(settings, spec.workers, workbench.plan)
-    return executor
 
 
 def _record_prepared(prepared: Prepared, store: Store, run: str, log: JobLog) -> None:
@@ -285,6 +282,16 @@ class _Driver:
         self.stopper: Stopper = STOPPERS.get(spec.stopper)(**arguments)
         for entry in store.read():
             self.folder.add(entry)
+        timed = None if self.log.timing is None else Timed.from_json(self.log.timing)
+        known = timings_in(self.log, spec.training.steps)
+        self.segment_costs = SegmentCosts([*(timed.timings if timed else ()), *known])
+        self.worker_time = WorkerTime(
+            spec,
+            self.segment_costs,
+            lambda: self.log.busy_seconds,
+            startup_seconds=timed.startup_seconds if timed else 0.0,
+        )
+        self.is_quoted = False
         for state in self.log.states.values():
             self.proposer.observe(state)
 
@@ -298,13 +305,18 @@ class _Driver:
 
         remove_leftovers(self.paths.checkpoints)
         self._collect_garbage()
+        self._charge_lost()
+        self._quote(needed=0)
         while True:
             self._fill()
             if not self.running:
                 break
-            event = self.executor.next_event(POLL_SECONDS)
+            event = self.executor.next_event(self.worker_time.wait_seconds(POLL_SECONDS))
             if event is not None:
                 self._handle(event)
+            elif self.worker_time.is_over:
+                self._cut_off()
+                break
         self._record("end", {"reason": self._end_reason()})
         self._collect_garbage()
         return self.log
@@ -314,6 +326,7 @@ class _Driver:
     def _fill(self) -> None:
         """Give every free worker a segment, as far as the budget goes."""
         self._settle()
+        self.worker_time.has_refused = False
         while len(self.running) < self.executor.num_workers and self._may_spend():
             segment = self._owed_segment() or self._promoted_segment() or self._new_segment()
             if segment is None:
@@ -332,13 +345,19 @@ class _Driver:
         """Return the segment of a trial that goes on without further ado."""
         for failed in self.log.failures:
             state = self.log.states[failed.segment.trial.number]
-            return self._next_segment(state, attempt=failed.segment.attempt + 1)
+            segment = self._next_segment(state, attempt=failed.segment.attempt + 1)
+            if self.worker_time.fits(segment):
+                return segment
         for lost in self.log.unfinished:
             if lost.trial.number not in self.running:
                 state = self.log.states[lost.trial.number]
-                return self._next_segment(state, attempt=lost.attempt)
+                segment = self._next_segment(state, attempt=lost.attempt)
+                if self.worker_time.fits(segment):
+                    return segment
         for number in self.log.due:
-            return self._next_segment(self.log.states[number])
+            segment = self._next_segment(self.log.states[number])
+            if self.worker_time.fits(segment):
+                return segment
         return None
 
     def _promoted_segment(self) -> Segment | None:
@@ -351,6 +370,8 @@ class _Driver:
             return None
         number, reason = promoted
         state = self.log.states[number]
+        if not self.worker_time.fits(self._next_segment(state)):
+            return None
         self._record_decision(state, "promote", reason)
         return self._next_segment(self.log.states[number])
 
@@ -370,6 +391,9 @@ class _Driver:
             origin=proposal.origin,
             costs=self.workbench.exact_costs(proposal.configuration),
         )
+        first = Segment(trial=trial, from_step=0, to_step=self.stopper.next_rung(0))
+        if not self.worker_time.fits(first):
+            return None
         of = "" if self.spec.budget.trials is None else f" of {self.spec.budget.trials}"
         self._record(
             "proposal",
@@ -403,6 +427,7 @@ class _Driver:
                 f"{self.last_step}"
             )
         self._record("segment", job_log.segment_data(segment), message=message)
+        self.worker_time.begin(segment)
         self.executor.submit(segment)
         self.running.add(segment.trial.number)
 
@@ -410,17 +435,21 @@ class _Driver:
         """Record an event, then decide."""
         number = event.segment.trial.number
         self.running.discard(number)
+        expected = self.worker_time.expected(event.segment)
+        busy = {"busy_seconds": self.worker_time.end(number)}
         match event:
             case SegmentDone(measurement=measurement):
-                self._record("measurement", job_log.measurement_data(measurement))
+                self._record("measurement", {**job_log.measurement_data(measurement), **busy})
+                self._learn_time(number, expected)
             case SegmentFailed():
                 self._record(
                     "failure",
-                    job_log.failure_data(event),
+                    {**job_log.failure_data(event), **busy},
                     message=f"trial {number}: {event.kind.value}: {event.message}",
                 )
         self._record("spent", {"seconds": time.monotonic() - self.started})
         self._settle()
+        self._quote(needed=NUM_TRIALS_TO_QUOTE)
         self._collect_garbage()
 
     def _decide(self, state: TrialState) -> None:
@@ -481,16 +510,80 @@ class _Driver:
         seconds = self.log.spent_seconds_before(self.run) + time.monotonic() - self.started
         if budget.minutes is not None and seconds >= 60 * budget.minutes:
             return f"the budget of {counted(budget.minutes, 'minute')} is spent"
+        if self.worker_time.is_over:
+            return self.worker_time.reason
         return None
 
     def _end_reason(self) -> str:
         exhausted = self._exhausted()
         if exhausted is not None:
             return exhausted
+        if self.worker_time.has_refused:
+            return self.worker_time.reason
         trials = self.spec.budget.trials
         if trials is not None and len(self.log.states) >= trials:
             return f"the budget of {counted(trials, 'trial')} is spent"
+        if not self._all_are_allowed():
+            limits = " and ".join(map(str, self.workbench.prepared.scale.constraints))
+            return f"no further configuration keeps {limits}"
         return "every configuration of the space has been tried"
+
+    def _all_are_allowed(self) -> bool:
+        """Tell whether constraints leave the space whole, as far as a sample shows."""
+        scale, space = self.workbench.prepared.scale, self.workbench.space
+        if not scale.constraints:
+            return True
+        known = [proposal.configuration for proposal in space.portfolio()]
+        known += space.sobol(NUM_LOOKED_AT, seed=self.spec.seed)
+        return all(map(scale.allows, self.workbench.costs(known)))
+
+    def _learn_time(self, number: int, expected: float) -> None:
+        """Expect of segments to come what the latest one of a trial took."""
+        state = self.log.states[number]
+        alone = replace(self.log, states={number: state})
+        for timing in timings_in(alone, self.spec.training.steps)[-1:]:
+            self.segment_costs.add(timing, expected)
+
+    def _charge_lost(self) -> None:
+        """Count the time of segments that were lost with their driver, each once."""
+        if self.spec.budget.gpu_hours is None:
+            return
+        for lost in self.log.unfinished:
+            number = lost.trial.number
+            if number not in self.log.charged:
+                seconds = self.worker_time.lost_seconds(lost)
+                self._record("busy", {"trial": number, "busy_seconds": seconds})
+
+    def _cut_off(self) -> None:
+        """Give up the segments under way; they are trained again where the cap is raised."""
+        for number in sorted(self.running):
+            seconds = self.worker_time.end(number)
+            self._record(
+                "busy",
+                {"trial": number, "busy_seconds": seconds},
+                message=f"trial {number}: cut off, the cap on worker time is reached",
+            )
+        self.running.clear()
+
+    def _quote(self, *, needed: int) -> None:
+        """Say once what the job will cost, as soon as enough is known."""
+        num_measured = sum(bool(state.curve) for state in self.log.trials)
+        timings = self.segment_costs.timings
+        if self.is_quoted or not timings or num_measured < needed:
+            return
+        if self.log.timing is None and num_measured < NUM_TRIALS_TO_QUOTE:
+            return
+        self.is_quoted = True
+        timed = self.log.timing
+        told = quote(
+            self.spec,
+            rungs_of(self.stopper),
+            timings,
+            log=self.log,
+            # The workers of this run start anew, unless they have worked already.
+            startup_seconds=Timed.from_json(timed).startup_seconds if timed and not needed else 0.0,
+        )
+        self.observer.on_log(self.log, f"this search: {told}")
 
     def _collect_garbage(self) -> None:
         """Remove checkpoints that no live or paused trial and no front member needs."""

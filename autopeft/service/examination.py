@@ -18,6 +18,7 @@ from autopeft.naming import nearest
 from autopeft.records import COST_NAMES, ModelShape
 from autopeft.results.front import Constraint
 from autopeft.search_spaces.space import SearchSpace, load_space
+from autopeft.service.feasibility import check_constraints
 from autopeft.service.job_checks import task_problems
 from autopeft.service.job_spec import JobSpec
 from autopeft.service.last_step import plan_answers, read_probe_of
@@ -190,7 +191,7 @@ def examine_at_hand(spec: JobSpec) -> AtHand:
 
         num_outputs = _SOME_OUTPUTS if TASKS.get(goal.task).has_head else 0
         model = _look_at_model(spec, goal.task, num_outputs)
-        load_space(spec.space, model.shape, base=spec.base)
+        _load_space(spec, model.shape, goal)
     return AtHand(read=read, goal=goal, missing=tuple(missing))
 
 
@@ -340,8 +341,21 @@ def _fit(
         probe=probe,
         training=training,
         tokens=tokens,
-        space=load_space(spec.space, shape, base=spec.base),
+        space=_load_space(spec, shape, read.goal),
     )
+
+
+def _load_space(spec: JobSpec, shape: ModelShape, goal: Goal) -> SearchSpace:
+    """Return where to search.
+
+    Raises:
+        InvalidSpaceError: the space does not fit the model.
+        InvalidJobError: nothing in it keeps to a constraint.
+    """
+    space = load_space(spec.space, shape, base=spec.base)
+    weights = spec.model.quantization or spec.model.dtype
+    check_constraints(space, goal.constraints, weights=weights)
+    return space
 
 
 def _padded(num_tokens: int) -> int:

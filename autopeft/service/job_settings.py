@@ -52,11 +52,17 @@ class BudgetSettings(Settings):
     minutes: Annotated[float, Field(gt=0.0)] | None = Field(
         None, description="Minutes of all runs of the job together; running segments finish."
     )
+    gpu_hours: Annotated[float, Field(gt=0.0)] | None = Field(
+        None,
+        description="Hours of GPUs at work, or of workers where they have no GPU; never exceeded: "
+        "a segment is sent only where its expected time still fits.",
+    )
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> Self:
-        if self.trials is None and self.steps is None and self.minutes is None:
-            raise ValueError("names no limit; give at least one of trials, steps, minutes")
+        if all(limit is None for limit in dict(self).values()):
+            limits = ", ".join(type(self).model_fields)
+            raise ValueError(f"names no limit; give at least one of {limits}")
         return self
 
 

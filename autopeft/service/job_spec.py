@@ -127,13 +127,20 @@ class JobSpec(JobSettings):
             raise InvalidJobError("the recorded job is damaged:", problems=problems) from error
 
 
-def load_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> JobSpec:
+#: What a job need not have where the shapes of its model are all that is asked for.
+_MORE_THAN_SHAPES: tuple[KeyPath, ...] = (("model", "name"), ("data",), ("workers",), ("output",))
+
+
+def load_job(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, *, shapes_only: bool = False
+) -> JobSpec:
     """Read and validate a job file.
 
     Args:
         path: The job file.
         overrides: Values by dotted key, such as ``{"budget.trials": 8}``; they replace what
             the file says, or add to it.
+        shapes_only: Pass over weights, data files and workers that are not there.
 
     Raises:
         InvalidJobError: with *every* problem found, not the first alone.
@@ -148,6 +155,7 @@ def load_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Jo
         name=stem,
         source=f"job file {path}",
         lines=text.lines,
+        shapes_only=shapes_only,
     )
 
 
@@ -159,6 +167,7 @@ def parse_job(
     name: str = "job",
     source: str = "the job",
     lines: Mapping[KeyPath, int] | None = None,
+    shapes_only: bool = False,
 ) -> JobSpec:
     """Validate a job given as a mapping in the job file's format.
 
@@ -169,6 +178,7 @@ def parse_job(
         name: Name of the job where ``values`` gives none.
         source: What messages call the job.
         lines: Line of each key in the file, where there is one.
+        shapes_only: As for :func:`load_job`.
 
     Raises:
         InvalidJobError: with every problem found.
@@ -182,6 +192,8 @@ def parse_job(
     settings, found = _validate(raw)
     problems += found
     skip = {problem.path for problem in problems}
+    if shapes_only:
+        skip.update(_MORE_THAN_SHAPES)
     spec = _complete(settings, base=base, name=name)
     problems += [p for p in find_problems(spec) if not _is_under(p.path, skip)]
     if problems:

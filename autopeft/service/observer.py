@@ -44,3 +44,30 @@ class SilentObserver:
 
     def on_log(self, log: JobLog, message: str | None) -> None:
         """Ignore the change."""
+
+
+class PrintingObserver:
+    """Print a line for each phase, message and measurement; for notebooks and scripts."""
+
+    def __init__(self) -> None:
+        self._num_measured: dict[int, int] | None = None
+
+    def on_phase(self, text: str) -> None:
+        """Print the phase."""
+        print(text, flush=True)
+
+    def on_progress(self, text: str) -> None:
+        """Print nothing: it may come many times a second."""
+
+    def on_log(self, log: JobLog, message: str | None) -> None:
+        """Print what was measured since the last call, then the message."""
+        counts = {number: len(state.curve) for number, state in log.states.items()}
+        if self._num_measured is not None and log.scale is not None:
+            for number, count in counts.items():
+                if count > self._num_measured.get(number, 0):
+                    state = log.states[number]
+                    told = log.scale.score_text(state)
+                    print(f"trial {number}: step {state.step}: {told}", flush=True)
+        self._num_measured = counts
+        if message is not None:
+            print(message, flush=True)

@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from autopeft.records import Costs, ModelShape
 from autopeft.results.front import MEASURED_ENDS, Constraint, ObjectiveScale
-from autopeft.search_spaces.method import get_method
 from autopeft.search_spaces.space import SearchSpace
 from autopeft.service.examination import examine
+from autopeft.service.feasibility import (
+    BYTES_PER_SAVED_NUMBER,
+    check_memory,
+    inference_extra_flops,
+    num_saved_parameters,
+)
 from autopeft.service.job_spec import JobSpec
 
 if TYPE_CHECKING:
@@ -24,9 +29,6 @@ if TYPE_CHECKING:
 
 #: Configurations drawn to find how cheap and how costly the space can be.
 NUM_SCALE_SAMPLES = 256
-
-#: Adapters are trained and saved as float32, also over a base of half precision.
-BYTES_PER_SAVED_NUMBER = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +139,11 @@ def prepare(
         spec, model.shape, space, model.config, found.tokens, goal.task, data, on_progress
     )
     if scale is None:
+        check_memory(
+            space,
+            goal.constraints,
+            lambda several: [each.train_memory_bytes for each in costs.predict(several)],
+        )
         ends = (task.chance_score(encoding, goal.metric, data), task.ideal_score(goal.metric))
         scale = _find_scale(
             space,
@@ -229,18 +236,13 @@ class _Costs:
 
     def _with_memory(self, configuration: Configuration, num_bytes: int) -> Costs:
         adapter = self._space.num_adapter_parameters(configuration)
-        head = self._shape.num_head_parameters
-        saved = extra = 0
-        for module in configuration.modules:
-            method = get_method(module.method)
-            saved += method.num_saved_parameters(self._shape, module)
-            extra += method.inference_extra_flops(self._shape, module)
+        saved = num_saved_parameters(self._shape, configuration)
         return Costs(
-            num_trainable_parameters=adapter + head,
+            num_trainable_parameters=adapter + self._shape.num_head_parameters,
             num_adapter_parameters=adapter,
             train_memory_bytes=num_bytes,
-            adapter_file_bytes=(saved + head) * BYTES_PER_SAVED_NUMBER,
-            inference_extra_flops=extra,
+            adapter_file_bytes=saved * BYTES_PER_SAVED_NUMBER,
+            inference_extra_flops=inference_extra_flops(self._shape, configuration),
         )
 
 

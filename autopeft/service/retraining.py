@@ -11,13 +11,17 @@ from autopeft.records import Segment, SegmentFailed, Trial, TrialState
 from autopeft.results import job_log
 from autopeft.results.job_log import LogFolder
 from autopeft.results.sqlite_store import SqliteStore
-from autopeft.service.driver import begin_run, create_executor
+from autopeft.service.driver import begin_run
 from autopeft.service.job_spec import JobSpec
 from autopeft.service.jobs import recorded_versions
 from autopeft.service.observer import Observer
+from autopeft.service.starting import create_executor
 
 if TYPE_CHECKING:
     from autopeft.service.preparation import Workbench
+
+#: What people call the finalists.
+ROLES = {"winner": "winner", "baseline": "tuned LoRA"}
 
 
 def retrain(
@@ -105,7 +109,8 @@ def _run_all(
 ) -> None:
     """Train the trials numbered ``todo`` in one go each."""
     waiting = list(todo)
-    running = 0
+    running = num_done = 0
+    metric = workbench.prepared.metric
     with create_executor(spec, checkpoints, workbench) as executor:
         observer.on_phase(f"retraining: {len(todo)} runs")
         while waiting or running:
@@ -124,10 +129,12 @@ def _run_all(
                     f"{event.segment.trial.seed} failed: {event.kind.value}: {event.message}",
                     hint="ask again: what was trained is kept",
                 )
-            measurement = event.measurement
+            measurement, trial = event.measurement, event.segment.trial
+            num_done += 1
+            value = measurement.metrics.get(metric, measurement.score)
             record(
                 "measurement",
                 job_log.measurement_data(measurement),
-                f"{event.segment.trial.origin}, seed {event.segment.trial.seed}: "
-                f"test score {measurement.score:.4f}",
+                f"{ROLES.get(trial.origin, trial.origin)}, seed {trial.seed}: "
+                f"test {metric} {value:.4f} ({num_done} of {len(todo)} runs)",
             )

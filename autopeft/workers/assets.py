@@ -67,6 +67,7 @@ def write_assets(
     everything = {
         "schema_version": SCHEMA_VERSION,
         "base_model": source.public_name,
+        "is_local_model": source.is_local_only,
         "revision": source.revision,
         "trust_remote_code": source.trust_remote_code,
         "auto_class": task.auto_class,

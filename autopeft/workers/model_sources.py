@@ -35,6 +35,8 @@ class ModelSource:
             ``auto`` for the checkpoint's own.
         quantization: ``4bit`` or ``8bit`` where the frozen linear layers are stored so.
         sites: Sites that the job file names by hand, each with its pattern.
+        is_local_only: Whether it is a folder of the user's, so that its public name finds
+            nothing on a hub, or somebody else's model.
     """
 
     location: str
@@ -44,6 +46,7 @@ class ModelSource:
     dtype: str = "float32"
     quantization: str | None = None
     sites: tuple[tuple[str, str], ...] = ()
+    is_local_only: bool = False
 
     @property
     def is_folder(self) -> bool:
@@ -75,10 +78,12 @@ def resolve_model(settings: ModelSettings, base: Path) -> ModelSource:
             neither a folder nor a hub model.
     """
     name = settings.name.strip()
+    is_local_only = False
     if name.startswith("builtin:"):
         location, public_name = _builtin_folder(name)
     elif (folder := base / Path(name).expanduser()).is_dir() and name:
         location, public_name = str(folder.resolve()), _public_name_of_folder(folder)
+        is_local_only = public_name == folder.resolve().name
     elif name.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(name):
         raise ModelError(
             f"no model folder {name!r} below {base}, and it cannot be a hub name",
@@ -95,6 +100,7 @@ def resolve_model(settings: ModelSettings, base: Path) -> ModelSource:
         dtype=settings.dtype,
         quantization=settings.quantization,
         sites=tuple(settings.sites.items()),
+        is_local_only=is_local_only,
     )
 
 

@@ -172,7 +172,7 @@ def train_segment(
             ]
             torch.manual_seed(derive_seed(seed, "dropout", step))
             optimizer.zero_grad(set_to_none=True)
-            loss = _accumulate(model, task, batches, device, cast)
+            loss = accumulate_gradients(model, task, batches, device, cast)
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
             # One transfer a step tells both numbers.
             loss_value, norm_value = torch.stack([loss, norm]).tolist()
@@ -186,7 +186,7 @@ def train_segment(
     return math.fsum(losses) / max(1, len(losses))
 
 
-def _accumulate(
+def accumulate_gradients(
     model: Any,
     task: Task,
     batches: list[dict[str, torch.Tensor]],

@@ -13,12 +13,14 @@ from autopeft.records import (
     RETENTION,
     TRAIN_SECONDS,
     FailureKind,
+    MeasuredMemory,
     Measurement,
     ModelShape,
     Segment,
     SegmentDone,
     SegmentEvent,
     SegmentFailed,
+    Trial,
 )
 from autopeft.workers.checkpoints import load_adapter, read_checkpoint, write_checkpoint
 from autopeft.workers.data.batches import PACKED_BY
@@ -27,8 +29,15 @@ from autopeft.workers.dataset import INPUT_IDS, EncodedData, EncodedSplit
 from autopeft.workers.generation import FILE as GENERATED_FILE
 from autopeft.workers.generation import GenerationPlan, score_answers
 from autopeft.workers.gradient_checkpointing import checkpoint_layers
-from autopeft.workers.hooks import hooks_of
+from autopeft.workers.hooks import Hooks, hooks_of
 from autopeft.workers.injection import inject
+from autopeft.workers.memory.measuring import (
+    CudaMemory,
+    accounted_bytes,
+    longest_batches,
+    resident_bytes,
+    take_longest_step,
+)
 from autopeft.workers.models import ModelSource, load_config, load_model, load_tokenizer
 from autopeft.workers.retention import Retention
 from autopeft.workers.settings import WorkerSettings
@@ -111,7 +120,10 @@ class Worker:
                 f"{config.vocab_size} tokens",
                 hint="model and tokenizer do not belong together; check the model's folder",
             )
+        self._cuda = CudaMemory(self.device) if self.device.type == "cuda" else None
         self._base = load_model(plan.source, config, task=settings.task, device=self.device)
+        if self._cuda is not None:
+            self._cuda.base_is_loaded()
         self._tokenizer: Any = None
         self._retention: Retention | None = None
         if plan.probe is not None:
@@ -132,28 +144,18 @@ class Worker:
         except Exception as error:  # a worker reports whatever went wrong and lives on
             return SegmentFailed(segment=segment, kind=classify(error), message=describe(error))
         finally:
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            if self._cuda is not None:
+                self._cuda.tidy()
 
     def _run(self, segment: Segment) -> Measurement:
         started = time.monotonic()
         trial, plan, training = segment.trial, self._plan, self._settings.training
         assert 0 <= segment.from_step < segment.to_step <= training.steps, segment
         assert (segment.checkpoint is None) == (segment.from_step == 0), segment
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-
-        model = inject(
-            self._base,
-            trial.configuration,
-            plan.shape,
-            trial.seed,
-            initial_outputs=self._task.initial_outputs(plan.data.train.labels),
-        )
-        if training.gradient_checkpointing:
-            checkpoint_layers(model)
-        hooks = hooks_of(trial.configuration)
-        optimizer = make_optimizer(model, trial.configuration.learning_rate, training, hooks)
+        if self._cuda is not None:
+            self._cuda.begin()
+        memory = self._longest_step(trial) if segment.from_step == 0 else None
+        model, optimizer, hooks = self._build(trial)
         train_seconds = 0.0
         if segment.checkpoint is not None:
             checkpoint = read_checkpoint(self._settings.checkpoints, segment.checkpoint)
@@ -175,9 +177,8 @@ class Worker:
             hooks=hooks,
         )
         train_seconds += time.monotonic() - started_training
-        memory_bytes = None
-        if self.device.type == "cuda":
-            memory_bytes = torch.cuda.max_memory_allocated(self.device)
+        if self._cuda is not None:
+            memory = self._cuda.peaks()
 
         outputs = evaluate(
             model,
@@ -213,8 +214,43 @@ class Worker:
             score=oriented(self._task, self._settings.metric, metrics[self._settings.metric]),
             metrics={**metrics, TRAIN_LOSS: train_loss, TRAIN_SECONDS: train_seconds},
             seconds=time.monotonic() - started,
-            memory_bytes=memory_bytes,
+            memory_bytes=None if memory is None else memory.peak_bytes,
+            memory=memory,
             checkpoint=name,
+        )
+
+    def _build(self, trial: Trial) -> tuple[Any, torch.optim.AdamW, Hooks]:
+        """Return a trial's model at its start, its optimiser, and what its methods ask for."""
+        training = self._settings.training
+        model = inject(
+            self._base,
+            trial.configuration,
+            self._plan.shape,
+            trial.seed,
+            initial_outputs=self._task.initial_outputs(self._plan.data.train.labels),
+        )
+        if training.gradient_checkpointing:
+            checkpoint_layers(model)
+        hooks = hooks_of(trial.configuration)
+        optimizer = make_optimizer(model, trial.configuration.learning_rate, training, hooks)
+        return model, optimizer, hooks
+
+    def _longest_step(self, trial: Trial) -> MeasuredMemory | None:
+        """Take the step that needs most, on a model of its own; return its memory on the CPU.
+
+        On CUDA it is part of the segment's peaks. An error in it is the trial's own.
+        """
+        training, plan = self._settings.training, self._plan
+        model, optimizer, hooks = self._build(trial)
+        batches = longest_batches(plan.data.train, training, plan.data.pad_token_id)
+        step = (model, optimizer, batches, self._task, training, hooks)
+        if self._cuda is not None:
+            take_longest_step(*step)
+            return None
+        return MeasuredMemory(
+            kind="accounted",
+            peak_bytes=accounted_bytes(*step),
+            base_bytes=resident_bytes(self._base),
         )
 
     def _at_last_step(self, model: Any) -> tuple[dict[str, float], dict[str, str]]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from autopeft.cli.catalogue import methods
+from autopeft.errors import AutopeftError
 from autopeft.search_spaces.extent import extent_of, reference_shape
 from autopeft.search_spaces.method import METHODS, get_method
 from tests.workers import families
@@ -91,7 +92,39 @@ def test_experts_that_stay_frozen_are_told(
     listed = rows(capsys, str(folder), "causal-lm")
     methods("table", str(folder))
 
-    assert listed["lora-fa"]["remarks"] == ["the stacked experts stay as they are"]
-    assert "all but last-layers, lora: the stacked experts" in " ".join(
+    told = "the stacked experts are not adapted: their weights stay as they are"
+    assert listed["lora-fa"]["remarks"] == [told]
+    assert f"All methods but last-layers and lora: {told}" in " ".join(
         capsys.readouterr().out.split()
     )
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+@pytest.mark.parametrize(
+    ("family", "task"),
+    [("t5", "seq2seq-lm"), ("llama", "causal-lm"), ("vit", "image-classification")],
+)
+def test_a_config_alone_is_enough_and_says_the_task(
+    family: str, task: str, is_file: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = families.write(tmp_path / "tiny", family, task)
+    whole = rows(capsys, str(folder), task)
+    methods("table", str(folder))
+    assert f"on tiny, {task}" in capsys.readouterr().out
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()
+    model = str(folder / "config.json" if is_file else folder)
+
+    assert rows(capsys, model, task) == whole
+    methods("table", model)
+    assert f"on tiny, {task}" in capsys.readouterr().out
+
+
+def test_a_wrong_task_is_told_before_the_model(tmp_path: Path) -> None:
+    with pytest.raises(AutopeftError, match="summarisation"):
+        methods("table", str(tmp_path / "nowhere"), "summarisation")
+
+
+def test_bias_says_that_there_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = rows(capsys, str(families.write(tmp_path / "tiny", "llama")), "causal-lm")
+    assert listed["bias"]["unavailable"] == "the layers of llama have no biases"

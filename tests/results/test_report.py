@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from autopeft.records import MeasuredMemory
 from autopeft.results import report
 from autopeft.results.front import Constraint, ObjectiveScale
 from autopeft.results.job_log import JobLog
@@ -204,3 +205,27 @@ def test_bytes_are_in_powers_of_1024(number: float, text: str) -> None:
 def test_best_score_ignores_what_is_not_finite(log: JobLog) -> None:
     assert math.isnan(report.best_score(log.states[7]))
     assert report.best_score(log.states[2]) == 0.75
+
+
+def test_measured_memory_stands_beside_its_prediction() -> None:
+    scribe = Scribe()
+    scribe.job()
+    scribe.prepared()
+    mib = 2**20
+    scribe.propose(make_trial(0, memory=200 * mib))
+    scribe.propose(make_trial(1, memory=100 * mib))
+    memory = MeasuredMemory(kind="accounted", peak_bytes=210 * mib, base_bytes=150 * mib)
+    scribe.measure(0, 96, 0.7, memory_bytes=memory.peak_bytes, memory=memory)
+    scribe.decide(0, "complete")
+    facts = report.summary(scribe.log)
+    calibration = facts["memory_calibration"]
+    assert calibration["num_trials"] == 1
+    assert calibration["median_ratio"] == pytest.approx(1.05)
+    (point,) = facts["front"]
+    assert point["train_memory_bytes"] == 200 * mib
+    assert point["memory_bytes"] == point["expected_memory_bytes"] == 210 * mib
+    assert point["memory_ratio"] == pytest.approx(1.05)
+    assert (point["memory_kind"], point["base_memory_bytes"]) == ("accounted", 150 * mib)
+    frame = report.trials_frame(scribe.log).set_index("trial")
+    assert frame.loc[1, "expected_memory_bytes"] == round(calibration["factor"] * 100 * mib)
+    assert "measured / predicted is 1.050" in str(report.calibration_text(scribe.log))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ from typing import Any
 import pytest
 
 from autopeft.errors import AutopeftError, InvalidJobError
+from autopeft.results.front import Constraint
+from autopeft.search_spaces.space import load_space
 from autopeft.service.driver import run_job
 from autopeft.service.examination import TASK_OF_BUILTIN_DATA, examine_at_hand, read_data
+from autopeft.service.feasibility import check_memory
 from autopeft.service.job_spec import JobSpec, load_job, parse_job
 from autopeft.service.observer import SilentObserver
 from autopeft.workers.data.table import DataWarning
+from tests.search_spaces.shapes import bert_shape
 from tests.service.tiny_job import write_tiny_job
 
 Refuse = Callable[[JobSpec, Path], AutopeftError]
@@ -152,3 +157,50 @@ def test_sites_can_be_named_by_flags(tmp_path: Path) -> None:
     values = {"model": "builtin:minilm", "data": "builtin:docstrings"}
     spec = parse_job(values, base=tmp_path, overrides={"model.sites.q": "attention.wq"})
     assert spec.model.sites == {"q": "attention.wq"}
+
+
+#: Limits that no configuration of the job's space keeps.
+UNMEETABLE: Mapping[str, tuple[Mapping[str, float], str]] = {
+    "num_trainable_parameters": (
+        {"max": 1},
+        r"<= 1: the smallest configuration of the space has [\d,]+ \(its head alone [\d,]+\)",
+    ),
+    "num_adapter_parameters": ({"min": 1e9}, "the largest configuration of the space has"),
+    "adapter_file_bytes": ({"max": 40}, "the smallest configuration of the space has"),
+    "train_memory_bytes": ({"max": 1000}, "the frozen weights of tiny-bert alone take"),
+}
+
+
+@pytest.mark.parametrize("name", UNMEETABLE)
+@pytest.mark.parametrize("refuse", [by_check, by_search])
+def test_a_limit_that_nothing_keeps_is_refused(
+    name: str, refuse: Refuse, tiny: Path, tmp_path: Path
+) -> None:
+    limit, expected = UNMEETABLE[name]
+    changes = {f"constraints.{name}": limit, "space": {"methods": {"lora": {}, "ia3": {}}}}
+    error = refuse(load_job(tiny, changes), tmp_path / "run")
+    assert error.message.startswith(f"constraint {name} <= ") or "min" in limit
+    assert re.search(expected, error.message)
+    assert error.hint is not None
+    assert f"constraints.{name}." in error.hint
+
+
+def test_a_limit_that_only_the_smallest_keep_passes(tiny: Path) -> None:
+    space: dict[str, Any] = {"methods": {"lora": {}}}
+    with pytest.raises(InvalidJobError) as caught:
+        examine_at_hand(
+            load_job(tiny, {"constraints.num_adapter_parameters": {"max": 1}, "space": space})
+        )
+    found = re.search(r"of the space has ([\d,]+)", caught.value.message)
+    assert found is not None
+    least = int(found[1].replace(",", ""))
+    limits = {"constraints.num_adapter_parameters": {"max": least}, "space": space}
+    assert examine_at_hand(load_job(tiny, limits)).read is not None
+
+
+def test_predicted_memory_that_nothing_keeps_to_is_refused() -> None:
+    space = load_space({"methods": {"lora": {}}}, bert_shape())
+    limit = Constraint(name="train_memory_bytes", maximum=10.0)
+    check_memory(space, [limit], lambda several: [9.0 for _ in several])
+    with pytest.raises(InvalidJobError, match="smallest configuration of the space has 11"):
+        check_memory(space, [limit], lambda several: [11.0 for _ in several])

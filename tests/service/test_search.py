@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -143,11 +144,26 @@ def test_export_that_fails_leaves_nothing(job: autopeft.Job, tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
+class Told(SilentObserver):
+    """Keep what a person would read."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def on_log(self, log: JobLog, message: str | None) -> None:
+        self.messages += [message] if message else []
+
+
 def test_confirmation_compares_on_the_test_split_and_remembers(tmp_path: Path) -> None:
     path = write_tiny_job(tmp_path, stopper="none", proposer="lora-sweep", budget={"trials": 2})
     finished = autopeft.search(path)
 
-    first = finished.confirm(num_seeds=2)
+    told = Told()
+    first = confirm_job(finished.folder, num_seeds=2, observer=told)
+    assert any(
+        re.fullmatch(r"winner, seed 1: test accuracy 0\.\d{4} \(\d of \d runs\)", line)
+        for line in told.messages
+    )
     trained = {path.name: path.stat().st_mtime_ns for path in retrainings(finished)}
     again = confirm_job(finished.folder, num_seeds=2, observer=SilentObserver())
 
@@ -158,6 +174,21 @@ def test_confirmation_compares_on_the_test_split_and_remembers(tmp_path: Path) -
     low, high = first.interval
     assert low <= first.difference <= high
     assert len(first.winner.metric_values) == 2
+
+
+def test_a_search_from_python_prints_what_happens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_tiny_job(tmp_path, stopper="none", proposer="lora-sweep", budget={"trials": 1})
+    with pytest.raises(InvalidJobError, match="unknown observer 'loud'"):
+        autopeft.search(path, observer="loud")  # type: ignore[arg-type]
+    assert capsys.readouterr().out == ""
+    autopeft.search(path, observer="print")
+    told = capsys.readouterr().out
+
+    assert "searching\n" in told
+    assert "trial 0: step 8: accuracy " in told
+    assert "trial 0: complete: trained to the end\n" in told
 
 
 def test_confirmation_needs_a_baseline(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def test_facts(tmp_path: Path, tiny_plan: WorkerPlan) -> None:
         **FACTS,
         "schema_version": 1,
         "base_model": "tiny-bert",
+        "is_local_model": True,
         "revision": None,
         "trust_remote_code": False,
         "auto_class": "AutoModelForSequenceClassification",

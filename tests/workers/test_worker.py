@@ -54,7 +54,9 @@ def test_measurement(worker: Worker, tiny_plan: WorkerPlan, tmp_path: Path) -> N
     assert 0.0 < measurement.metrics["train_loss"] < 5.0
     assert measurement.score == expected["accuracy"]
     assert measurement.seconds > 0.0
-    assert measurement.memory_bytes is None
+    assert measurement.memory is not None
+    assert measurement.memory.kind == "accounted"
+    assert measurement.memory_bytes == measurement.memory.peak_bytes > measurement.memory.base_bytes
     assert np.array_equal(checkpoint.labels, labels)
 
 

@@ -43,10 +43,17 @@ def load(folder=Path(__file__).parent, base=None):
 
     Args:
         folder: This folder.
-        base: Name or folder of the base model; by default the name in autopeft.json.
+        base: Name or folder of the base model; by default the name in autopeft.json, save
+            where the base model is a local folder, which is on no hub.
     """
     folder = Path(folder)
     facts = json.loads((folder / "autopeft.json").read_text(encoding="utf-8"))
+    if base is None and facts.get("is_local_model"):
+        name = facts["base_model"]
+        raise ValueError(
+            f"the base model is a local folder, called {name!r} when it was trained on, and is "
+            f'on no hub: give its folder, as in load(base="PATH/TO/{name}")'
+        )
     for name in facts["needs_modules"]:
         importlib.import_module(name)  # makes methods known that are not part of PEFT
     labels = {"id2label": dict(enumerate(facts["id2label"]))} if facts["id2label"] else {}
@@ -133,12 +140,15 @@ def readme(facts: Mapping[str, Any], *, is_parts: bool) -> str:
     else:
         held = " (adapter and task head)" if has_head else ""
         files = f"`adapter_config.json` and `adapter_model.safetensors`{held}"
+    more = [f"`{name}`" for name in facts["needs_modules"]]
+    if facts.get("quantization"):
+        more.insert(0, "`bitsandbytes` (the base is quantised)")
     needs = "With `transformers` and `peft` alone"
+    if more:
+        listed = ", ".join(["`transformers`", "`peft`", *more[:-1]])
+        needs = f"With {listed} and {more[-1]} installed"
     if facts["needs_modules"]:
-        needs = (
-            "This method is not part of PEFT: with `transformers`, `peft` and "
-            f"{', '.join(f'`{name}`' for name in facts['needs_modules'])} installed"
-        )
+        needs = f"This method is not part of PEFT: {needs[0].lower()}{needs[1:]}"
     job = f" of job {facts['job']!r}" if facts.get("job") else ""
     merging = ""
     if facts.get("is_mergeable"):
@@ -153,7 +163,7 @@ model.save_pretrained("merged")
     return f"""\
 # {trial["description"]}
 
-A parameter-efficient fine-tuning of `{facts["base_model"]}` for {facts["task"]}, found by
+A parameter-efficient fine-tuning of {_base_model(facts)} for {facts["task"]}, found by
 AutoPEFT as trial {trial["number"]}{job}.
 
 | | |
@@ -170,7 +180,7 @@ measures how much.
 
 ## Load and predict
 
-{_base_model_note(facts)}
+{_base_model_note(facts, is_parts=is_parts)}
 
 {needs}, in this folder:
 
@@ -186,8 +196,27 @@ measures how much.
 """
 
 
-def _base_model_note(facts: Mapping[str, Any]) -> str:
+def _base_model(facts: Mapping[str, Any]) -> str:
+    name = f"`{facts['base_model']}`"
+    return f"the local model folder {name}" if facts.get("is_local_model") else name
+
+
+def _local_path(facts: Mapping[str, Any]) -> str:
+    """Return what stands for the folder of a base model that is found by no name."""
+    return f"PATH/TO/{facts['base_model']}"
+
+
+def _base_model_note(facts: Mapping[str, Any], *, is_parts: bool) -> str:
     """Say where the base model is found."""
+    if facts.get("is_local_model"):
+        configs = "each `adapter_config.json`" if is_parts else "`adapter_config.json`"
+        return (
+            f"**The base model is a local folder**, called `{facts['base_model']}` when it was "
+            "searched. As far as\nAutoPEFT knows it is on no hub: a hub may hold somebody "
+            "else's model of that name. Put your copy of\nthe folder in place of "
+            f'`"{_local_path(facts)}"` below. {configs[0].upper()}{configs[1:]} keeps the bare '
+            "name, which\nfinds nothing by itself: load the base model first, as here."
+        )
     built = facts.get("built_by")
     if built:
         return (
@@ -198,7 +227,9 @@ def _base_model_note(facts: Mapping[str, Any]) -> str:
 
 
 def _base_model_comment(facts: Mapping[str, Any]) -> list[str]:
-    """Return the line above the one that names the base model, where that is no public name."""
+    """Return the lines above the one that names the base model, where that is no public name."""
+    if facts.get("is_local_model"):
+        return ["# Not a name on a hub: the folder of the base model on your machine."]
     built = facts.get("built_by")
     return [f"# Not a name on a hub: the folder that `{built}` prints."] if built else []
 
@@ -237,14 +268,17 @@ def _load_plain(facts: Mapping[str, Any]) -> list[str]:
     if facts.get("trust_remote_code"):
         arguments.append("trust_remote_code=True")
     auto, processor = _auto_class(facts), _processor_class(facts)
+    is_local = bool(facts.get("is_local_model"))
+    named = "base" if is_local else f'"{facts["base_model"]}"'
     return [
         *lines,
         *_ours(facts),
         "from peft import PeftModel",
         f"from transformers import {', '.join(classes)}",
         *_base_model_comment(facts),
+        *([f'base = "{_local_path(facts)}"'] if is_local else []),
         f"base = {auto}.from_pretrained(",
-        f'    "{facts["base_model"]}", {", ".join(arguments)})',
+        f"    {named}, {', '.join(arguments)})",
         'model = PeftModel.from_pretrained(base, ".").eval()',
         f'{_processor_name(facts)} = {processor}.from_pretrained(".")',
     ]
@@ -253,6 +287,8 @@ def _load_plain(facts: Mapping[str, Any]) -> list[str]:
 def _load_parts(facts: Mapping[str, Any]) -> list[str]:
     name = _processor_name(facts)
     base = f', base="{facts["base_model"]}"' if facts.get("built_by") else ""
+    if facts.get("is_local_model"):
+        base = f', base="{_local_path(facts)}"'
     return [
         "import torch",
         "from load import load",

@@ -138,6 +138,7 @@ def _facts(request: ExportRequest) -> dict[str, Any]:
         "dtype": "float32",
         **facts,
         "schema_version": SCHEMA_VERSION,
+        "is_local_model": _is_local_model(facts, request.job),
         "built_by": _build_command(request.job),
         "example_prompt": EXAMPLE_PROMPTS.get(str((request.job.get("data") or {}).get("name"))),
         "needs_modules": _needed_modules(trial.configuration.methods),
@@ -156,6 +157,19 @@ def _facts(request: ExportRequest) -> dict[str, Any]:
             **state.costs.to_json(),
         },
     }
+
+
+def _is_local_model(facts: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
+    """Tell whether the base model is a folder of the user's, found by no name.
+
+    Assets from before this was noted do not say so: there, a folder is a model whose public
+    name is not what the job calls it, nor a name as the hub gives them.
+    """
+    known = facts.get("is_local_model")
+    if known is not None:
+        return bool(known)
+    name, public = str((job.get("model") or {}).get("name", "")), str(facts["base_model"])
+    return bool(name) and not name.startswith("builtin:") and name != public and "/" not in public
 
 
 def _build_command(job: Mapping[str, Any]) -> str | None:

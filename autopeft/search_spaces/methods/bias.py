@@ -46,6 +46,12 @@ class Bias(Method):
             ),
         )
 
+    def unavailable(self, shape: ModelShape) -> str | None:
+        """Refuse models whose layers have no biases."""
+        if not _with_bias(shape):
+            return f"the layers of {shape.model_type} have no biases"
+        return super().unavailable(shape)
+
     def num_parameters(self, shape: ModelShape, module: Module) -> int:
         """Count one number for each output feature."""
         return sum(site.out_features * len(layers) for site, layers in placed_on(shape, module))

@@ -23,6 +23,7 @@ class FourierFt(PerSite):
     family = "spectral"
     paper = "arXiv 2405.03003"
     peft_type = "FOURIERFT"
+    module_file = "autopeft.workers.modules.fourierft"
     supports_conv1d = True
     is_mergeable = True
     starts_as_base = False  # the spectrum starts at standard normal numbers, as in the paper

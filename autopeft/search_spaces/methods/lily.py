@@ -32,6 +32,7 @@ class Lily(PerSite):
     family = "low-rank"
     paper = "arXiv 2407.09946"
     peft_type = "LILY"
+    module_file = "autopeft.workers.modules.lily"
     same_fields: ClassVar[Mapping[str, str]] = {
         "rank": "r",
         "stride": "stride_A",

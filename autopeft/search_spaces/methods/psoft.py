@@ -25,6 +25,7 @@ class Psoft(PerSite):
     family = "orthogonal"
     paper = "arXiv 2505.11235"
     peft_type = "PSOFT"
+    module_file = "autopeft.workers.modules.psoft"
     is_mergeable = True
     # PEFT's published run uses LoRA's 1e-4, the paper up to 5e-4 and more for small ranks; so few
     # parameters near the identity need more in about a hundred steps.

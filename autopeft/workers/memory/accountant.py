@@ -15,18 +15,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Set
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration, Module, Setting
 from autopeft.search_spaces.method import get_method
 from autopeft.search_spaces.targets import PARAMETER_NAMES
 from autopeft.workers.adapter_tensors import trainable_parameters
 from autopeft.workers.memory.accounting import Label
-from autopeft.workers.memory.accounts import LOWEST, OUTSIDE, Account, LayerShare, Reach
+from autopeft.workers.memory.accounts import (
+    LOWEST,
+    OUTSIDE,
+    Account,
+    LayerShare,
+    Reach,
+)
 from autopeft.workers.memory.growth import Bytes, Place, Source, is_numeric, measured_growth
+from autopeft.workers.memory.optimizers import Optimizer, trained_tensors
 from autopeft.workers.memory.shallow import ShallowModel, Sizes, plain_label, plain_path
 
 #: Layer, or None outside of them, and source of parameters that train together.
@@ -40,12 +47,15 @@ class Accountant:
 
     Args:
         shallow: The model.
-        full_shape: Shape of the model in full depth, by which dimensions are read.
+        whole: The model in full depth; by its shape dimensions are read.
+        optimizer: Whose state and temporaries come with what trains.
     """
 
-    def __init__(self, shallow: ShallowModel, full_shape: ModelShape) -> None:
+    def __init__(self, shallow: ShallowModel, whole: ShallowModel, optimizer: Optimizer) -> None:
         self._shallow = shallow
-        self._full_shape = full_shape
+        self._whole = whole
+        self._full_shape = whole.shape
+        self._optimizer = optimizer
         self._site_paths: dict[tuple[int, frozenset[str]], list[tuple[str, Source]]] = {}
 
     def everywhere(self, method: str, settings: Mapping[str, Setting]) -> Module:
@@ -95,6 +105,9 @@ class Accountant:
         shares, outside, reach = self._shares(model, module, groups, subset_names)
         shares = self._corrected(shares, everything, method, has_outside=_OUTSIDE in groups)
         resident = {place: float(amount[1]) for place, amount in corner.items() if amount[1]}
+        trained = trained_tensors(self._build(module))
+        excess = self._excess(module)
+        corner |= _at_worst(excess)
         numeric = [d for d in dimensions if is_numeric(d)]
         return Account(
             shares=shares,
@@ -105,7 +118,40 @@ class Accountant:
             ),
             subset_names=subset_names,
             reach=reach,
+            excess=excess,
+            excess_alone=self._excess_alone(module),
+            entry=shallow.entry_of(model, everything) - shallow.entry,
+            state_share=self._optimizer.state_bytes(trained)
+            / max(1, sum(tensor.nbytes for tensor in trained)),
+            step_bytes=self._optimizer.step_bytes(trained, "cpu"),
         )
+
+    def _excess(self, module: Module) -> dict[Place, float]:
+        """Return what a module's worst moments add to what the layers keep.
+
+        A method that stands on every layer or on none may hold something for all of them at
+        once, as a prefix does its keys and values: it is measured in full depth.
+        """
+        model = self._shallow
+        if not get_method(module.method).is_placeable:
+            model = self._whole
+            module = replace(module, layers=tuple(range(model.shape.num_layers)))
+        chosen = Configuration(modules=(module,), learning_rate=1.0)
+        saved = model.step.saved_by_label(model.step.build(chosen))
+        return model.excess_of(model.step.build(chosen), saved)
+
+    def _excess_alone(self, module: Module) -> dict[Source, dict[Place, float]]:
+        """Return the same for each site of a module that has several."""
+        sites = {name for _, value in module.settings if isinstance(value, tuple) for name in value}
+        if len(sites) < 2 or not get_method(module.method).is_placeable:
+            return {}
+        found = {}
+        for site in sorted(sites):
+            alone = _restricted(module, site)
+            # The model may read a site's weight without calling the layer, as Mamba does.
+            if any(self._shallow.layer_of(scope) is not None for scope, _ in self.sizes(alone)):
+                found[site] = self._excess(alone)
+        return found
 
     def _corrected(
         self, shares: Mapping[Place, LayerShare], saved: Sizes, method: str, *, has_outside: bool
@@ -435,13 +481,19 @@ class Accountant:
         """Return bytes by place beyond those of the corner; places without any are left out."""
         changed = Module.of(module.method, module.layers, **{**module.as_dict(), **settings})
         model = self._build(changed)
-        found = self._by_place(model, changed, self._shallow.step.saved_by_label(model))
+        saved = self._shallow.step.saved_by_label(model)
+        found = self._by_place(model, changed, saved)
+        found |= _at_worst(self._excess(changed))
         nothing = np.zeros(2)
         more = {
             place: found.get(place, nothing) - corner.get(place, nothing)
             for place in {*found, *corner}
         }
         return {place: amount for place, amount in more.items() if amount.any()}
+
+
+def _at_worst(excess: Mapping[Place, float]) -> dict[Place, Bytes]:
+    return {place: np.array([num_bytes, 0.0]) for place, num_bytes in excess.items()}
 
 
 def _restricted(module: Module, source: Source) -> Module:

@@ -151,13 +151,22 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Attributes:
         now: Bytes in use.
-        peak: The most that ever were in use at once.
+        peak: The most that ever were in use at once, or since :meth:`restart`.
+        goes_forward: Whether the forward pass runs, for those who mark sections.
+        sections: The most that were in use in each section that :meth:`enter_section` has left.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
+        self.goes_forward = True
+        self.sections: dict[Any, int] = {}
+        self._section: Any = None
+        self._section_peak = 0
+        self._num_entered = 0
+        self._num_at_peak = 0
+        self._numbers: dict[int, int] = {}
         self._live: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         self._resident: set[int] = set()
 
@@ -175,8 +184,29 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = answer(func, args, kwargs or {})
         for tensor in tensors_in(result):
             self._enter(tensor.untyped_storage())
-        self.peak = max(self.peak, self.now)
+        if self.now > self._section_peak:
+            self._section_peak = self.now
+        if self.now > self.peak:
+            self.peak = self.now
+            self._num_at_peak = self._num_entered
         return result
+
+    def enter_section(self, name: Any) -> None:
+        """End a section and begin another; one that comes again counts by its worst time."""
+        before = self.sections.get(self._section, 0)
+        self.sections[self._section] = max(before, self._section_peak)
+        self._section = name
+        self._section_peak = self.now
+
+    def restart(self) -> None:
+        """Look for a new peak from here on."""
+        self.peak = self.now
+        self._num_at_peak = self._num_entered
+
+    def was_there_at_peak(self, tensor: torch.Tensor) -> bool:
+        """Tell whether a tensor that is still in use was so at the peak."""
+        number = self._numbers.get(tensor.untyped_storage()._cdata)
+        return number is not None and number <= self._num_at_peak
 
     def _enter(self, storage: torch.UntypedStorage) -> None:
         address, num_bytes = storage._cdata, storage.nbytes()
@@ -184,8 +214,10 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
 
         def leave(_: object) -> None:
-            del self._live[address]
+            del self._live[address], self._numbers[address]
             self.now -= num_bytes
 
         self._live[address] = weakref.ref(storage, leave)
+        self._num_entered += 1
+        self._numbers[address] = self._num_entered
         self.now += num_bytes

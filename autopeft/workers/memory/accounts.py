@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -11,6 +11,10 @@ from autopeft.search_spaces.configuration import Module
 from autopeft.workers.memory.growth import Growth, Place, Source
 
 OUTSIDE: Place = (-1, "")
+#: Where the worst moments of a layer count, in place of a source: of the lowest that gradients
+#: reach, and of any above it.
+WORST_LOWEST: Source = "(worst of the lowest)"
+WORST: Source = "(worst)"
 #: All of a stack's first layer, where a method stands on every layer or on none.
 LOWEST: Source = "(lowest)"
 
@@ -53,6 +57,13 @@ class Account:
         growth: What the numeric settings add.
         subset_names: Sources that a module switches on by naming them.
         reach: Which layers gradients flow through.
+        excess: What the worst moment of a layer's computation adds to what that layer and those
+            below it keep, in bytes, by stack and ``WORST`` or ``WORST_LOWEST``; stack -1 is all
+            that is outside the layers.
+        excess_alone: The same with one of the sites alone, by site.
+        entry: What it saves of what the first layer takes in, in bytes; that is there anyway.
+        state_share: Bytes of optimiser state for each byte that trains.
+        step_bytes: The optimiser's temporaries where it updates one parameter at a time.
         is_approximate: Whether it could not be measured.
     """
 
@@ -62,6 +73,11 @@ class Account:
     growth: Growth
     subset_names: frozenset[str]
     reach: Reach = Reach.CARRYING
+    excess: Mapping[Place, float] = field(default_factory=dict)
+    excess_alone: Mapping[Source, Mapping[Place, float]] = field(default_factory=dict)
+    entry: int = 0
+    state_share: float = 0.0
+    step_bytes: int = 0
     is_approximate: bool = False
 
     def sources(self, module: Module, stack: int) -> tuple[Source, ...]:
@@ -72,3 +88,12 @@ class Account:
             for place, source in self.shares
             if place == stack and (source not in self.subset_names or source in named)
         )
+
+    def excesses(self, module: Module) -> Iterator[Mapping[Place, float]]:
+        """Yield what the sites of a module do to the worst moments, together or each alone."""
+        named = {name for _, value in module.settings if isinstance(value, tuple) for name in value}
+        alone = [excess for site, excess in self.excess_alone.items() if site in named]
+        if not alone or len(alone) == len(self.excess_alone):
+            yield self.excess
+        else:
+            yield from alone

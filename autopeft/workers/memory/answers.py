@@ -141,8 +141,13 @@ def _fresh(description: _Description) -> torch.Tensor:
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
-    """Return all tensors among arguments or results, those in tuples and lists included."""
+    """Return all tensors among arguments or results, those in tuples and lists included.
+
+    In place of a sparse tensor come its indices and values, which have the storages.
+    """
     if isinstance(value, torch.Tensor):
+        if value.layout is torch.sparse_coo:
+            return [value._indices(), value._values()]
         return [value]
     if isinstance(value, tuple | list):
         return [tensor for each in value for tensor in tensors_in(each)]

@@ -41,8 +41,14 @@ def inputs_of(batch: Mapping[str, NDArray[Any]]) -> dict[str, Input]:
 
 def longest_inputs(split: EncodedSplit, batch_size: int, pad_token_id: int) -> dict[str, Input]:
     """Return what a batch of a split's longest examples looks like."""
-    longest = np.argsort(-split.lengths, kind="stable")[:batch_size].astype(np.int64)
-    return inputs_of(collate(split, longest, pad_token_id))
+    return inputs_of(collate(split, longest_rows(split, batch_size), pad_token_id))
+
+
+def longest_rows(split: EncodedSplit, batch_size: int) -> NDArray[np.int64]:
+    """Return the ``batch_size`` longest examples of a split, some twice where it has fewer."""
+    by_length = np.argsort(-split.lengths, kind="stable").astype(np.int64)
+    longest: NDArray[np.int64] = np.resize(by_length, batch_size)
+    return longest
 
 
 def meta_batch(inputs: Mapping[str, Input]) -> dict[str, torch.Tensor]:

@@ -45,6 +45,7 @@ def use_kernels_of(model: Any, device: Device) -> None:
     if masking_utils.find_packed_sequence_indices is not _packed_indices:
         _packed_indices.below = masking_utils.find_packed_sequence_indices
         masking_utils.find_packed_sequence_indices = _packed_indices
+    model.trains_on = device  # methods whose build differs by device look for it
     if device == "cuda":
         for module in model.modules():
             if type(module) is nn.Dropout:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration, Module
 from autopeft.search_spaces.method import get_method
-from autopeft.workers.adapter_tensors import trainable_parameters
 from autopeft.workers.memory.depth import layer_of, layer_prefixes
 from autopeft.workers.memory.inputs import Input
 from autopeft.workers.memory.kernels import Device
-from autopeft.workers.memory.predicting import OnMethod, Predictor, Sum
-from autopeft.workers.memory.step import TrainingStep
+from autopeft.workers.memory.optimizers import OPTIMIZERS, trained_tensors
+from autopeft.workers.memory.predicting import OnMethod, Predictor
+from autopeft.workers.memory.step import LossOf, TrainingStep
 
 _FLOAT32 = 4
-#: One float32 state for the mean and one for the square of each gradient.
-_ADAMW_STATES = 2
+
+#: Part of a training step: up to the loss, back from it, and the optimiser's own step.
+Phase = Literal["forward", "backward", "optimizer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,35 +33,34 @@ class MemoryEstimate:
 
     Attributes:
         total_bytes: The peak; see :class:`MemoryModel` for what is in it.
-        components: In bytes: ``weights`` (frozen parameters and buffers), ``adapter`` (all that
-            trains, task head included), ``gradients``, ``optimizer_state``, ``activations``
-            (saved from forward to backward), ``transients`` (what the worst moment adds to
-            these), and ``total``, their sum.
+        components: What there is at the peak, in bytes: ``weights`` (frozen parameters and
+            buffers), ``adapter`` (all that trains, task head included), ``gradients``,
+            ``optimizer_state``, ``activations`` (held from forward to backward), ``transients``
+            (what the worst moment adds to these), and ``total``, their sum.
+        phase: When the peak is reached.
         is_approximate: Whether a part could not be accounted for on the meta device and was
             estimated from sizes alone.
     """
 
     total_bytes: int
     components: Mapping[str, int]
+    phase: Phase
     is_approximate: bool = False
 
 
 class MemoryModel:
-    """Predict the peak memory of one training step with AdamW, from the second step on.
+    """Predict the peak memory of one training step, from the second step on.
 
-    Always there: frozen weights and buffers by dtype, what trains, its gradients (they live on
-    through the next forward pass) and AdamW's two float32 states for each trained parameter.
-    On top comes the worst of three moments:
+    Always there: frozen weights and buffers by dtype, what trains, and the optimiser's state for
+    it. On top comes the worst of three phases:
 
-    * the top layer, end of forward and start of backward: all distinct storages that autograd
-      saved, loss included, and the transient tensors of a layer that gradients flow through.
-      What is saved is exact; the transients are measured once a model and taken alike for all
-      configurations;
-    * the forward pass through frozen layers, which saves nothing: its transient tensors;
-    * the optimiser step: one float32 copy of what trains, which torch's multi-tensor AdamW makes.
+    * ``forward``: all live tensors, up to the end of the loss;
+    * ``backward``: what is still held of them, what the backward pass makes, and the gradients
+      that are there already;
+    * ``optimizer``: all gradients, and what the optimiser's step makes for a moment.
 
-    Under gradient checkpointing what a layer saves is kept for one layer at a time, the largest,
-    and the output of a layer for every layer that gradients pass.
+    :meth:`probe` runs a whole step of the very configuration on the meta device and follows
+    every tensor, so that nothing is assumed; :meth:`predict` adds up what shallow models told.
 
     Not counted: what an allocator rounds up or keeps, kernel workspaces, the device's own
     context, the batch itself. Batches are taken as full and padded to ``tokens``; dropout is on.
@@ -80,6 +80,10 @@ class MemoryModel:
         device: Device = "cpu",
         weight_dtype: torch.dtype | None = None,
         inputs: Mapping[str, Input] | None = None,
+        optimizer: str = "adamw",
+        accumulation: int = 1,
+        loss_of: LossOf = "task",
+        in_float32: bool = True,
     ) -> None:
         """Describe the step; nothing is built yet.
 
@@ -95,6 +99,11 @@ class MemoryModel:
             weight_dtype: Of the frozen weights where autocast computes in another; the same
                 where None.
             inputs: What a batch looks like; from ``batch_size`` and ``tokens`` where None.
+            optimizer: A name of ``optimizers.OPTIMIZERS``.
+            accumulation: Parts that a batch is computed in; ``batch_size`` is that of one part.
+            loss_of: Whose loss counts: the task's, as in training here, or the model's own.
+            in_float32: Whether all that trains is kept in float32, as in training here, or
+                only what PEFT keeps so.
         """
         self._shape = shape
         self._dtype = dtype
@@ -109,8 +118,13 @@ class MemoryModel:
             device=device,
             weight_dtype=weight_dtype,
             inputs=inputs,
+            accumulation=accumulation,
+            loss_of=loss_of,
         )
-        self._predictor = Predictor(self._step)
+        self._optimizer = OPTIMIZERS[optimizer]
+        self._in_float32 = in_float32
+        self._freezes_a = optimizer == "lora-fa"
+        self._predictor = Predictor(self._step, self._optimizer)
 
     def probe(self, configuration: Configuration) -> MemoryEstimate:
         """Build the configuration on the meta device and account for one step.
@@ -118,17 +132,50 @@ class MemoryModel:
         Where it cannot be built or run there, it is predicted.
         """
         try:
-            model = self._step.build(configuration)
-            weights = self._step.weight_bytes(model)
-            saved = self._saved_by_layer(model)
+            return self.account_for(self._step.build(configuration))
         except Exception:  # whatever a method does that has no answer on the meta device
             return self._predicted(configuration.modules)
-        trained = trainable_parameters(model)
-        return self._estimate(
+
+    def build(self, configuration: Configuration) -> Any:
+        """Return the model that carries a configuration, on the meta device."""
+        return self._step.build(configuration)
+
+    def base(self) -> Any:
+        """Return a copy of the base model on the meta device, frozen, in training mode."""
+        return self._step.base()
+
+    def account_for(self, model: Any) -> MemoryEstimate:
+        """Account for one step of a model that :meth:`build` made, or that was made of a base.
+
+        What requires a gradient trains, save for what the optimiser itself freezes.
+
+        Raises:
+            Exception: whatever the model raises on the meta device.
+        """
+        if self._freezes_a:
+            freeze_lora_a(model)
+        weights = self._step.weight_bytes(model)
+        casts = 0
+        if self._is_autocast:
+            casts = round(self._cast_weights(self._saved_by_layer(model)))
+        run = self._step.run(model)
+        trained = trained_tensors(model, in_float32=self._in_float32)
+        adapter = sum(tensor.nbytes for tensor in trained)
+        held = run.held - run.gradients_in_forward
+        phases: dict[Phase, tuple[int, int, int]] = {
+            "forward": (run.gradients_in_forward, held + casts, run.forward + casts),
+            "backward": (run.gradients_in_backward, held + casts, run.backward + casts),
+            "optimizer": (
+                adapter,
+                0,
+                adapter + self._optimizer.step_bytes(trained, self._step.device),
+            ),
+        }
+        return _worst(
+            phases,
             weights=weights,
-            adapter=sum(parameter.nbytes for parameter in trained.values()),
-            num_trained=sum(parameter.numel() for parameter in trained.values()),
-            activations=self._held(saved),
+            adapter=adapter,
+            optimizer_state=self._optimizer.state_bytes(trained),
         )
 
     def predict(
@@ -156,73 +203,50 @@ class MemoryModel:
                 known[configuration.modules] = self._predicted(configuration.modules).total_bytes
         return np.array([known[c.modules] for c in configurations], dtype=np.int64)
 
+    def estimate(self, configuration: Configuration) -> MemoryEstimate:
+        """Return what :meth:`predict` adds up for a configuration, by component."""
+        self._predictor.meet(configuration.modules)
+        return self._predicted(configuration.modules)
+
     def _predicted(self, modules: tuple[Module, ...]) -> MemoryEstimate:
         added = self._predictor.add_up(modules)
         num_adapter = sum(
             get_method(module.method).num_parameters(self._shape, module) for module in modules
         )
-        head = self._shape.num_head_parameters
-        return self._estimate(
+        trained = self._shape.num_head_parameters + num_adapter
+        # PEFT and the worker keep what trains in float32.
+        adapter = trained * max(self._dtype.itemsize, _FLOAT32)
+        earlier = adapter if self._step.accumulation > 1 else 0
+        casts = self._cast_weights(added.layers)
+        held = round(added.held + casts)
+        live = earlier + round(max(added.live + casts, self._predictor.frozen_forward))
+        step = adapter + max(self._optimizer.together * adapter, added.step_bytes)
+        return _worst(
+            {"forward": (earlier, held, live), "optimizer": (adapter, 0, step)},
             weights=self._bare_weights + round(added.resident),
-            adapter=head * self._dtype.itemsize + num_adapter * self._adapter_itemsize,
-            num_trained=head + num_adapter,
-            activations=self._held(added),
-            is_approximate=added.is_approximate,
+            adapter=adapter,
+            optimizer_state=round(added.state_share * adapter),
+            is_approximate=added.is_approximate or self._predictor.is_approximate,
         )
 
-    def _held(self, saved: Sum) -> int:
-        """Return what is held when the backward pass begins, in bytes."""
-        flowing = [layer for layer in saved.layers if layer > 0]
-        if not self._shape.uses_gradient_checkpointing:
-            held = saved.outside + sum(flowing)
-        else:
-            boundary = self._predictor.layer_output_bytes
-            held = saved.outside + boundary * len(flowing) + max(flowing, default=0)
-        if self._is_autocast:
-            # Every matrix product through which gradients pass keeps its copy of the weight.
-            part = len(flowing) / max(1, self._shape.num_layers)
-            held += part * self._shape.num_base_parameters * self._dtype.itemsize
-        return round(held)
+    def _cast_weights(self, layers: Sequence[float]) -> float:
+        """Return the bytes of the copies of weights that autocast keeps for the backward pass.
 
-    def _saved_by_layer(self, model: Any) -> Sum:
-        if not (self._shape.uses_gradient_checkpointing or self._is_autocast):
-            return Sum(outside=self._step.saved_bytes(model))
+        Every matrix product through which gradients pass keeps one.
+        """
+        if not self._is_autocast:
+            return 0.0
+        part = sum(num_bytes > 0 for num_bytes in layers) / max(1, self._shape.num_layers)
+        return part * self._shape.num_base_parameters * self._dtype.itemsize
+
+    def _saved_by_layer(self, model: Any) -> list[float]:
         prefixes = layer_prefixes(self._shape)
         layers = [0.0] * self._shape.num_layers
-        outside = 0
         for (scope, _), num_bytes in self._step.saved_by_label(model).items():
             layer = layer_of(scope, prefixes)
-            if layer is None:
-                outside += num_bytes
-            else:
+            if layer is not None:
                 layers[layer] += num_bytes
-        return Sum(outside=outside, layers=tuple(layers))
-
-    def _estimate(
-        self,
-        *,
-        weights: int,
-        adapter: int,
-        num_trained: int,
-        activations: int,
-        is_approximate: bool = False,
-    ) -> MemoryEstimate:
-        frozen_forward, flow = self._predictor.transients
-        worst = max(activations + flow, frozen_forward, num_trained * _FLOAT32)
-        components = {
-            "weights": weights,
-            "adapter": adapter,
-            "gradients": adapter,
-            "optimizer_state": num_trained * _ADAMW_STATES * _FLOAT32,
-            "activations": activations,
-            "transients": worst - activations,
-        }
-        total = sum(components.values())
-        return MemoryEstimate(
-            total_bytes=total,
-            components={**components, "total": total},
-            is_approximate=is_approximate or self._predictor.is_approximate,
-        )
+        return layers
 
     @cached_property
     def _bare_weights(self) -> int:
@@ -233,7 +257,46 @@ class MemoryModel:
         except Exception:
             return self._shape.num_base_parameters * self._dtype.itemsize
 
-    @property
-    def _adapter_itemsize(self) -> int:
-        """PEFT keeps adapters of half-precision models in float32."""
-        return max(self._dtype.itemsize, _FLOAT32)
+
+def freeze_lora_a(model: Any) -> None:
+    """Freeze the first matrices of LoRA, as PEFT's LoRA-FA optimiser does."""
+    for name, parameter in model.named_parameters():
+        if "lora_A" in name:
+            parameter.requires_grad_(False)
+
+
+def _worst(
+    phases: Mapping[Phase, tuple[int, int, int]],
+    *,
+    weights: int,
+    adapter: int,
+    optimizer_state: int,
+    is_approximate: bool = False,
+) -> MemoryEstimate:
+    """Return the estimate for the worst phase.
+
+    Args:
+        phases: For each its gradients, the activations held in it, and all live tensors.
+        weights: Bytes of what does not train.
+        adapter: Bytes of what trains.
+        optimizer_state: Bytes of the optimiser's state.
+        is_approximate: Whether a part was estimated from sizes alone.
+    """
+    phase = max(phases, key=lambda each: phases[each][2])
+    gradients, held, live = phases[phase]
+    activations = min(held, live - gradients)
+    components = {
+        "weights": weights,
+        "adapter": adapter,
+        "gradients": gradients,
+        "optimizer_state": optimizer_state,
+        "activations": activations,
+        "transients": live - gradients - activations,
+    }
+    total = sum(components.values())
+    return MemoryEstimate(
+        total_bytes=total,
+        components={**components, "total": total},
+        phase=phase,
+        is_approximate=is_approximate,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,10 +12,19 @@ from autopeft.search_spaces.configuration import Module, Setting
 from autopeft.search_spaces.method import get_method
 from autopeft.search_spaces.targets import PARAMETER_NAMES
 from autopeft.workers.memory.accountant import Accountant
-from autopeft.workers.memory.accounts import LOWEST, OUTSIDE, Account, LayerShare, Reach
+from autopeft.workers.memory.accounts import (
+    LOWEST,
+    OUTSIDE,
+    WORST,
+    WORST_LOWEST,
+    Account,
+    LayerShare,
+    Reach,
+)
 from autopeft.workers.memory.depth import stacks_of
 from autopeft.workers.memory.growth import Growth, Place, is_numeric
-from autopeft.workers.memory.shallow import ShallowModel
+from autopeft.workers.memory.optimizers import Optimizer, trained_tensors
+from autopeft.workers.memory.shallow import ShallowModel, kept_bytes
 from autopeft.workers.memory.step import TrainingStep
 
 #: Told of a method before it is accounted for: its number from 1, of how many, its name.
@@ -30,16 +39,21 @@ class Sum:
     """Bytes of a configuration.
 
     Attributes:
-        outside: Saved outside the layers.
-        layers: Saved in each layer, 0 where gradients do not pass; empty where it does not
-            matter which layer saves what.
+        held: Kept from the forward pass to the backward pass.
+        live: The most that is live at once in either.
+        layers: Saved in each layer, 0 where gradients do not pass.
         resident: Frozen bytes that the methods bring.
+        state_share: Bytes of optimiser state for each byte that trains.
+        step_bytes: The optimiser's temporaries where it updates one parameter at a time.
         is_approximate: Whether a part was estimated from sizes alone.
     """
 
-    outside: float
-    layers: tuple[float, ...] = ()
+    held: float
+    live: float
+    layers: tuple[float, ...]
     resident: float = 0.0
+    state_share: float = 0.0
+    step_bytes: int = 0
     is_approximate: bool = False
 
 
@@ -48,10 +62,12 @@ class Predictor:
 
     Args:
         step: For the model in full depth.
+        optimizer: Whose state and temporaries come with what trains.
     """
 
-    def __init__(self, step: TrainingStep) -> None:
+    def __init__(self, step: TrainingStep, optimizer: Optimizer) -> None:
         self._step = step
+        self._optimizer = optimizer
         self._shape = step.shape
         self._stacks = stacks_of(step.shape)
         self._accounts: dict[_Variant, Account] = {}
@@ -74,15 +90,61 @@ class Predictor:
         return self._shallow is None
 
     @cached_property
-    def transients(self) -> tuple[int, int]:
-        """Bytes of a forward pass that saves nothing, and of a layer gradients flow through."""
-        if self._shallow is not None:
-            try:
-                step = self._shallow.step
-                return step.frozen_forward_bytes(), step.transient_bytes()
-            except Exception:  # the backward pass may fail where the forward pass did not
-                return (self._bytes_of(self._widest),) * 2
-        return (self._bytes_of(self._widest),) * 2
+    def frozen_forward(self) -> int:
+        """Bytes that are live at most in a forward pass that saves nothing."""
+        try:
+            assert self._shallow is not None
+            return self._shallow.step.frozen_forward_bytes()
+        except Exception:  # whatever a model does that has no answer on the meta device
+            return self._bytes_of(self._widest)
+
+    @cached_property
+    def _excess(self) -> Mapping[Place, float]:
+        """What the worst moments add to what is kept, where no method adds to it."""
+        try:
+            assert self._shallow is not None
+            return self._shallow.excess
+        except Exception:  # the backward pass may fail where the forward pass did not
+            wide = float(self._bytes_of(self._widest))
+            places = range(-1, len(self._stacks))
+            return {(place, source): wide for place in places for source in (WORST, WORST_LOWEST)}
+
+    def _worst(
+        self,
+        layers: Sequence[float],
+        by_layer: Mapping[int, list[tuple[Module, Account]]],
+        accounts: Sequence[tuple[Module, Account]],
+    ) -> tuple[float, float]:
+        """Return what layers keep for the backward pass, and the most that is live, in bytes."""
+        checkpointed = self._shape.uses_gradient_checkpointing
+        kept = kept_bytes(layers, self.layer_output_bytes if checkpointed else None)
+        worst = 0.0
+        below = -float(max((account.entry for _, account in by_layer.get(0, [])), default=0))
+        source = WORST_LOWEST
+        for layer, num_bytes in enumerate(kept):
+            below += num_bytes
+            if layers[layer] > 0:
+                place = (self._stack_of(layer), source)
+                worst = max(worst, below + self._excess_with(place, by_layer.get(layer, [])))
+                source = WORST
+        return sum(kept), max(worst, below + self._excess_with((-1, WORST), accounts))
+
+    def _excess_with(self, place: Place, accounts: Sequence[tuple[Module, Account]]) -> float:
+        """Return the excess of a layer that carries modules.
+
+        Several may each save what is there at the worst moment anyway, which lowers the excess,
+        or make more of it; of either the strongest counts.
+        """
+        base = self._excess[place]
+        changes = [0.0]
+        for module, account in accounts:
+            more = float(account.growth.at(place, module.as_dict())[0])
+            changes += [
+                excess[place] + more - base
+                for excess in account.excesses(module)
+                if place in excess
+            ]
+        return base + max(changes) + min(changes)
 
     @property
     def _widest(self) -> int:
@@ -150,10 +212,14 @@ class Predictor:
                 layers[layer] = known[key][0]
                 resident += known[key][1]
             outside += self._tail(bottom)
+        kept, worst = self._worst(layers, by_layer, accounts)
         return Sum(
-            outside=outside,
+            held=outside + kept,
+            live=worst,
             layers=tuple(layers),
             resident=resident,
+            state_share=max((a.state_share for _, a in accounts), default=self._head_state_share),
+            step_bytes=max((account.step_bytes for _, account in accounts), default=0),
             is_approximate=any(account.is_approximate for _, account in accounts),
         )
 
@@ -216,7 +282,10 @@ class Predictor:
 
     @cached_property
     def _accountant(self) -> Accountant | None:
-        return None if self._shallow is None else Accountant(self._shallow, self._shape)
+        if self._shallow is None:
+            return None
+        whole = ShallowModel(self._step, is_cut=False)
+        return Accountant(self._shallow, whole, self._optimizer)
 
     def _variant(self, module: Module) -> _Variant:
         """Return the settings that decide which storages there are at all; others at defaults."""
@@ -278,12 +347,22 @@ class Predictor:
             resident={},
             growth=Growth(along={}, pairs={}),
             subset_names=named,
+            state_share=2.0,
             is_approximate=True,
         )
 
     def _input_of(self, place: int, site: SiteShape) -> LayerShare:
         num_bytes = self._bytes_of(site.in_features)
         return LayerShare(low_bytes=self._flow[place], extra={(place, site.site): num_bytes})
+
+    @cached_property
+    def _head_state_share(self) -> float:
+        """Bytes of optimiser state for each byte of the head."""
+        if self._shallow is None:
+            return 2.0
+        trained = trained_tensors(self._shallow.bare)
+        num_bytes = sum(tensor.nbytes for tensor in trained)
+        return self._optimizer.state_bytes(trained) / num_bytes if num_bytes else 0.0
 
     @property
     def _head(self) -> int:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.workers.memory.accounting import Label
+from autopeft.workers.memory.accounts import WORST, WORST_LOWEST
 from autopeft.workers.memory.depth import layer_of, layer_prefixes, stacks_of
+from autopeft.workers.memory.growth import Place
 from autopeft.workers.memory.step import TrainingStep
 
 Sizes = Mapping[Label, int]
@@ -39,8 +41,8 @@ class ShallowModel:
         prefixes: Module paths in front of its layers' numbers.
     """
 
-    def __init__(self, step: TrainingStep) -> None:
-        self.step = step.shallow()
+    def __init__(self, step: TrainingStep, *, is_cut: bool = True) -> None:
+        self.step = step.shallow() if is_cut else step
         self.shape = self.step.shape
         self.stacks = stacks_of(self.shape)
         self.prefixes = layer_prefixes(self.shape)
@@ -144,9 +146,63 @@ class ShallowModel:
             parameter.requires_grad_(False)
         return {(plain_path(scope), number): size for (scope, number), size in sizes.items()}
 
+    @cached_property
+    def excess(self) -> dict[Place, float]:
+        """What :meth:`excess_of` gives where nothing in the layers trains."""
+        model = self.step.build(Configuration(modules=(), learning_rate=1.0))
+        self.step.first_weight(model, 0).requires_grad_(True)
+        return self.excess_of(model, self.step.saved_by_label(model))
+
+    def excess_of(self, model: Any, saved: Sizes) -> dict[Place, float]:
+        """Return what the worst moments add to what the layers keep, as in ``Account.excess``.
+
+        That is, while a layer computes, forth or back, beyond what it and the layers below it
+        keep; and outside of the layers, beyond what all of them keep.
+
+        Args:
+            model: On this step's shallow model; it is of no use afterwards.
+            saved: What :meth:`TrainingStep.saved_by_label` gives for it.
+        """
+        layers, _ = self.split(saved)
+        kept = kept_bytes(
+            [sum(layers.get(n, {}).values()) for n in range(self.shape.num_layers)],
+            self.step.layer_output_bytes if self.step.shape.uses_gradient_checkpointing else None,
+        )
+        worst = self.step.run(model).by_layer
+        excess: dict[Place, float] = {(-1, WORST): worst.get(None, 0) - sum(kept)}
+        for place, stack in enumerate(self.stacks):
+            for source, layer in ((WORST_LOWEST, stack.start), (WORST, stack.top)):
+                excess[place, source] = worst.get(layer, 0) - sum(kept[: layer + 1])
+        return excess
+
+    @cached_property
+    def entry(self) -> int:
+        """What :meth:`entry_of` gives where the head alone trains."""
+        return self.entry_of(self.bare, self.head_only)
+
+    def entry_of(self, model: Any, saved: Sizes) -> int:
+        """Return the bytes saved of what the first layer takes in, which no layer makes."""
+        order = {name: number for number, (name, _) in enumerate(model.named_modules())}
+        first = min(number for name, number in order.items() if self.layer_of(name) is not None)
+        _, outside = self.split(saved)
+        return sum(size for (scope, _), size in outside.items() if 0 < order.get(scope, 0) < first)
+
     def stack_of(self, layer: int) -> int:
         """Return the place of the stack that a layer of the shallow model is in."""
         return next(place for place, stack in enumerate(self.stacks) if layer in stack)
+
+
+def kept_bytes(layers: Sequence[float], boundary: int | None) -> list[float]:
+    """Return what each layer keeps for the backward pass, in bytes.
+
+    Args:
+        layers: Saved in each layer, 0 where gradients do not pass.
+        boundary: Under gradient checkpointing the output of a layer, which is all that a layer
+            keeps then; else None.
+    """
+    if boundary is None:
+        return list(layers)
+    return [boundary if num_bytes > 0 else 0 for num_bytes in layers]
 
 
 def plain_label(label: Label) -> Label:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration
+from autopeft.workers.adapter_tensors import trainable_parameters
+from autopeft.workers.gradient_checkpointing import checkpoint_layers
 from autopeft.workers.injection import inject
 from autopeft.workers.memory.accounting import Label, LiveBytes, SavedStorages, StorageLabels
 from autopeft.workers.memory.answers import QuickAnswers
@@ -25,6 +28,9 @@ from autopeft.workers.tasks.base import TASKS
 
 #: Positions there must be beyond the tokens of a batch.
 SPARE_POSITIONS = 128
+
+#: Whose loss counts.
+LossOf = Literal["task", "model"]
 
 
 class StepDtypes(TypedDict):
@@ -54,6 +60,30 @@ def step_dtypes(config: Any, settings: ModelSettings, precision: Precision) -> S
     return {"dtype": weights, "weight_dtype": None}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepBytes:
+    """What is in use during a step besides weights, adapter and optimiser state, in bytes.
+
+    Attributes:
+        forward: The most there is in the forward pass, loss included.
+        held: What is left of it when the backward pass begins.
+        backward: The most there is in the backward pass.
+        gradients: All gradients, as they are there at the end.
+        gradients_in_forward: Those there are already during the forward pass.
+        gradients_in_backward: Those there are at the worst moment of the backward pass.
+        by_layer: The most there is while a layer computes, forth or back, gradients of layers
+            above it included; ``None`` stands for all that is outside the layers.
+    """
+
+    forward: int
+    held: int
+    backward: int
+    gradients: int
+    gradients_in_forward: int
+    gradients_in_backward: int
+    by_layer: Mapping[int | None, int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingStep:
     """Build models on the meta device and run the forward pass of a training step.
@@ -69,6 +99,9 @@ class TrainingStep:
         device: Whose attention kernels are accounted for.
         inputs: What a batch looks like; from ``batch_size`` and ``tokens`` where None.
         weight_dtype: Of the frozen weights, where they are stored in another than ``dtype``.
+        accumulation: Parts that a batch is computed in; ``batch_size`` is that of one part.
+        loss_of: Whose loss counts: the task's, as in training here, or the model's own, as in
+            scripts that give transformers the labels.
     """
 
     config: Any
@@ -80,6 +113,8 @@ class TrainingStep:
     device: Device
     inputs: Mapping[str, Input] | None = None
     weight_dtype: torch.dtype | None = None
+    accumulation: int = 1
+    loss_of: LossOf = "task"
 
     def shallow(self) -> TrainingStep:
         """Return the same step for the model cut down to its first layers."""
@@ -92,11 +127,90 @@ class TrainingStep:
         """Return the model with its modules, in training mode, the trainable set marked."""
         return inject(self._base, configuration, self.shape).train()
 
+    def base(self) -> Any:
+        """Return a copy of the frozen base model, in training mode."""
+        return copy.deepcopy(self._base).train()
+
     def loss(self, model: Any) -> torch.Tensor:
         """Run the forward pass, loss included, without an attention mask."""
-        outputs = self._task.forward(model, self._batch)
-        loss: torch.Tensor = self._task.loss(outputs, self._batch)
-        return loss
+        return self._loss_and_outputs(model)[0]
+
+    def _loss_and_outputs(self, model: Any) -> tuple[torch.Tensor, Any]:
+        """Return the loss, and the outputs that live as long as the loss where a script is so."""
+        if self.loss_of == "model":
+            outputs = model(**self._batch)
+            return outputs.loss, outputs
+        loss: torch.Tensor = self._task.loss(self._task.forward(model, self._batch), self._batch)
+        return loss, None
+
+    def run(self, model: Any) -> StepBytes:
+        """Run a whole step, layers computed twice where the job trains so.
+
+        Of a batch that is computed in parts, the second part is what counts: the gradients of
+        the first are there already.
+        """
+        if self.shape.uses_gradient_checkpointing:
+            checkpoint_layers(model)
+        _ = self._batch
+        live = LiveBytes().leave_out(model)
+        trained = trainable_parameters(model).values()
+        with self._sections(model, live), live:
+            for _ in range(min(2, self.accumulation)):
+                before = sum(p.grad.nbytes for p in trained if p.grad is not None)
+                live.goes_forward = True
+                live.restart()
+                loss, outputs = self._loss_and_outputs(model)
+                forward, held = live.peak, live.now
+                live.goes_forward = False
+                live.restart()
+                loss.backward()  # type: ignore[no-untyped-call]
+                del loss, outputs
+        live.enter_section(None)
+        gradients = [p.grad for p in trained if p.grad is not None]
+        bytes_at_peak = sum(grad.nbytes for grad in gradients if live.was_there_at_peak(grad))
+        for parameter in trained:
+            parameter.grad = None
+        return StepBytes(
+            forward=forward,
+            held=held,
+            backward=live.peak,
+            gradients=sum(grad.nbytes for grad in gradients),
+            gradients_in_forward=before,
+            gradients_in_backward=bytes_at_peak,
+            by_layer=live.sections,
+        )
+
+    @contextmanager
+    def _sections(self, model: Any, live: LiveBytes) -> Iterator[None]:
+        """Tell ``live`` which layer computes."""
+        prefixes = layer_prefixes(self.shape)
+        handles = []
+        for name, module in model.named_modules():
+            layer = layer_of(name, prefixes)
+            if layer is None or layer_of(name.rpartition(".")[0], prefixes) is not None:
+                continue
+
+            def enter(*_: object, layer: int = layer) -> None:
+                if live.goes_forward:
+                    live.enter_section(layer)
+
+            def leave(_: Any, __: Any, output: Any, layer: int = layer) -> None:
+                if not live.goes_forward:
+                    return  # computed a second time
+                live.enter_section(None)
+                first = output[0] if isinstance(output, tuple) else output
+                if isinstance(first, torch.Tensor) and first.requires_grad:
+                    first.register_hook(lambda _: live.enter_section(layer))  # type: ignore[no-untyped-call]
+
+            handles += [
+                module.register_forward_pre_hook(enter),
+                module.register_forward_hook(leave),
+            ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def saved_bytes(self, model: Any) -> int:
         """Return what autograd keeps at the end of the forward pass, in bytes."""
@@ -125,22 +239,6 @@ class TrainingStep:
             self.loss(model)
         return live.peak
 
-    def transient_bytes(self) -> int:
-        """Return how far live tensors rise above what is saved, forward and backward, in bytes.
-
-        Measured where gradients flow through every layer but the lowest and nothing in them
-        trains.
-        """
-        model = self.build(Configuration(modules=(), learning_rate=1.0))
-        self.first_weight(model, 0).requires_grad_(True)
-        saved, live = SavedStorages(model), LiveBytes().leave_out(model)
-        with live:
-            with saved:
-                loss = self.loss(model)
-            num_saved = saved.num_bytes()
-            loss.backward()  # type: ignore[no-untyped-call]
-        return live.peak - num_saved
-
     def first_weight(self, model: Any, layer: int) -> torch.nn.Parameter:
         """Return the frozen weight nearest to the input of a layer."""
         prefixes = layer_prefixes(self.shape)
@@ -165,8 +263,12 @@ class TrainingStep:
                 yield name, parameter.numel() * self.weight_dtype.itemsize
             else:
                 yield name, parameter.nbytes
+        seen: set[int] = set()
         for name, buffer in model.named_buffers():
-            yield name, buffer.nbytes
+            storage = buffer.untyped_storage()  # a buffer may be a part of what it keeps
+            if storage._cdata not in seen:
+                seen.add(storage._cdata)
+                yield name, storage.nbytes()
 
     def weight_bytes(self, model: Any) -> int:
         """Return the bytes of everything resident that does not train."""

@@ -1,4 +1,4 @@
-"""SHiRA without weights: positions are looked up in a mask, which needs its numbers."""
+"""SHiRA without weights: positions are drawn and looked up in a mask, which needs its numbers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from unittest import mock
 
 import torch
 from peft.tuners.shira.layer import ShiraLayer
+
+from autopeft.workers.modules._shapes_only import NoPermutations
 
 
 @contextmanager
@@ -24,20 +26,42 @@ def on_meta() -> Iterator[None]:
         number = len(self.shira_weight[adapter_name])
         self.shira_indices[adapter_name] = torch.empty(2, number, dtype=torch.int, device="meta")
 
-    with mock.patch.object(ShiraLayer, "update_layer", update_layer):
+    stand_in = mock.patch.object(ShiraLayer, "update_layer", update_layer)
+    with torch.device("meta"), NoPermutations(), stand_in:
         yield
 
 
 def prepare(model: Any, adapter: str) -> None:
-    """Give layers without numbers an update of the same shape, made of the same parameters."""
+    """Give layers without numbers an update that keeps what the sparse one keeps."""
     for layer in model.modules():
         if not isinstance(layer, ShiraLayer) or adapter not in layer.shira_weight:
             continue
         if layer.shira_weight[adapter].is_meta:
-            layer.get_delta_weight = partial(_dense, layer)
+            layer.get_delta_weight = partial(_sparse, layer)
 
 
-def _dense(layer: Any, adapter: str) -> torch.Tensor:
-    weight = layer.shira_weight[adapter]
-    zeros = torch.zeros(layer.out_features * layer.in_features - len(weight), device="meta")
-    return torch.cat([weight, zeros.to(weight.dtype)]).view(layer.out_features, layer.in_features)
+def _sparse(layer: Any, adapter: str) -> torch.Tensor:
+    values = layer.shira_weight[adapter] * layer.scaling[adapter]
+    size = (layer.out_features, layer.in_features)
+    update: torch.Tensor = _Sparse.apply(values, layer.shira_indices[adapter], size)  # type: ignore[no-untyped-call]
+    return update
+
+
+class _Sparse(torch.autograd.Function):
+    """``sparse_coo_tensor(indices, values, size)``, to be added to a dense matrix in place.
+
+    It keeps itself for the backward pass, its indices as 64-bit integers. The result has the
+    sparse tensor's shape and takes no memory.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: torch.Tensor, indices: torch.Tensor, size: tuple[int, int]
+    ) -> torch.Tensor:
+        ctx.save_for_backward(values, indices.to(torch.int64))
+        return values.new_zeros(()).expand(size)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        values, _ = ctx.saved_tensors
+        return torch.empty_like(values), None, None

@@ -88,7 +88,7 @@ def build_request(
         outputs=outputs,
         labels=split.labels,
     )
-    source = replace(plan.source, public_name=BASE_MODEL)
+    source = replace(plan.source, public_name=BASE_MODEL, is_local_only=False)
     facts = {
         "task": task,
         "metric": "spearman" if is_regression else "accuracy",
@@ -205,6 +205,31 @@ def test_regression_and_pairs_have_their_own_lines(
     assert names["logits"].shape == (5, 1)
     assert names["printed"] == names["logits"][:, 0].tolist()
     assert names["batch"]["token_type_ids"].max() == 1
+
+
+@pytest.mark.parametrize(
+    ("noted", "model", "is_local"),
+    [
+        (True, "tiny-bert", True),
+        (False, "tiny-bert", False),
+        # Assets from before it was noted.
+        (None, "../models/tiny-bert", True),
+        (None, "tiny-bert", False),
+        (None, "builtin:docstring-lm", False),
+    ],
+)
+def test_a_local_base_model_is_told_from_a_published_one(
+    noted: bool | None, model: str, is_local: bool, make_request: MakeRequest, tmp_path: Path
+) -> None:
+    request = make_request("lora")
+    assets = shutil.copytree(request.assets, tmp_path / "assets")
+    facts = json.loads((assets / "autopeft.json").read_text())
+    facts |= {"base_model": "tiny-bert", "is_local_model": noted}
+    (assets / "autopeft.json").write_text(json.dumps(facts))
+    job = {**request.job, "model": {"name": model}}
+    PeftExporter().write(replace(request, assets=assets, job=job), tmp_path / "out")
+
+    assert ("PATH/TO/tiny-bert" in readme_code(tmp_path / "out")) is is_local
 
 
 def test_the_lines_to_load_are_few(make_request: MakeRequest, tmp_path: Path) -> None:

@@ -128,7 +128,9 @@ def build_request(
         "precision": "auto",
         "quantization": None,
     }
-    write_assets(folder / "assets", replace(source, public_name=BASE_MODEL), facts=facts)
+    write_assets(
+        folder / "assets", replace(source, public_name=BASE_MODEL, is_local_only=False), facts=facts
+    )
     head = plan.shape.num_head_parameters
     saved = sum(get_method(m.method).num_saved_parameters(plan.shape, m) for m in modules)
     flops = sum(get_method(m.method).inference_extra_flops(plan.shape, m) for m in modules)

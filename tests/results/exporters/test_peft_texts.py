@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import pytest
@@ -116,6 +118,45 @@ def test_a_built_base_is_explained_before_it_is_named(is_parts: bool) -> None:
     assert text.index(f"`{command}` builds it") < text.index("```python")
     code = code_of(facts, is_parts=is_parts)
     assert code.index(f"`{command}` prints") < code.index('"docstring-lm"')
+
+
+@pytest.mark.parametrize("is_parts", [False, True])
+def test_a_local_base_is_no_name_to_look_up(is_parts: bool) -> None:
+    facts = facts_of("seq2seq-lm", base_model="t5", is_local_model=True)
+    text, code = readme(facts, is_parts=is_parts), code_of(facts, is_parts=is_parts)
+
+    assert text.index("is a local folder**, called `t5`") < text.index("```python")
+    assert "on no hub" in text
+    assert "keeps the bare name" in " ".join(text.split())
+    assert "public name" not in text
+    assert '"t5"' not in code
+    assert ('load(".", base="PATH/TO/t5")' if is_parts else 'base = "PATH/TO/t5"\n') in code
+
+
+def test_the_loader_looks_up_no_local_base(tmp_path: Path) -> None:
+    (tmp_path / "load.py").write_text(LOADER)
+    (tmp_path / "autopeft.json").write_text('{"base_model": "t5", "is_local_model": true}')
+    loader = run_path(str(tmp_path / "load.py"))
+
+    with pytest.raises(ValueError, match=r'on no hub: .*load\(base="PATH/TO/t5"\)'):
+        loader["load"](tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("modules", "needs"),
+    [
+        ([], "With `transformers`, `peft` and `bitsandbytes` (the base is quantised) installed"),
+        (
+            ["some.adapters"],
+            "with `transformers`, `peft`, `bitsandbytes` (the base is quantised) and "
+            "`some.adapters` installed",
+        ),
+    ],
+)
+def test_a_quantised_base_needs_bitsandbytes(modules: list[str], needs: str) -> None:
+    facts = facts_of("causal-lm", quantization="4bit", needs_modules=modules)
+    assert needs in readme(facts, is_parts=False)
+    assert "bitsandbytes" not in readme(facts_of("causal-lm"), is_parts=False)
 
 
 def test_a_method_of_ours_says_what_it_needs() -> None:

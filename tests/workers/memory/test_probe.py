@@ -14,11 +14,9 @@ from transformers import BertForSequenceClassification
 
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration, Module
-from autopeft.workers.adapter_tensors import trainable_parameters
 from autopeft.workers.injection import inject
 from autopeft.workers.memory import MemoryModel
-from autopeft.workers.memory.accounting import LiveBytes, SavedStorages
-from autopeft.workers.memory.kernels import Device
+from autopeft.workers.memory.accounting import SavedStorages
 from autopeft.workers.shapes import shape_from_config
 from tests.workers.memory.conftest import BATCH_SIZE, TOKENS, make_config
 
@@ -74,8 +72,8 @@ def test_activations_are_what_a_padded_batch_on_the_cpu_saves(
 
     memory = MemoryModel(config, shape, batch_size=BATCH_SIZE, tokens=TOKENS, task="classification")
     probed = memory.probe(configuration(*CASES[name])).components["activations"]
-    # A few indices of the prefix are saved besides; everything else agrees to the byte.
-    assert probed == pytest.approx(real, rel=1e-3 if name == "prefix" else 0)
+    # The labels, which are there before the step, and a few indices of the prefix.
+    assert probed == pytest.approx(real, rel=1e-3 if name == "prefix" else 0, abs=BATCH_SIZE * 8)
 
 
 def test_parameters_are_counted_by_role(memory: MemoryModel, shape: ModelShape) -> None:
@@ -83,7 +81,8 @@ def test_parameters_are_counted_by_role(memory: MemoryModel, shape: ModelShape) 
     parts = estimate.components
     num_adapter = 4 * (32 + 32)
     num_trained = num_adapter + shape.num_head_parameters
-    assert parts["adapter"] == parts["gradients"] == 4 * num_trained
+    assert parts["adapter"] == 4 * num_trained
+    assert 0 <= parts["gradients"] <= 4 * num_trained
     assert parts["optimizer_state"] == 2 * 4 * num_trained
     # PEFT keeps the original head beside the one that trains; the rest is two
     # buffers of positions.
@@ -138,29 +137,66 @@ def test_config_stays_as_it_was(config: Any, memory: MemoryModel) -> None:
     assert config._attn_implementation in (None, "sdpa")
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize(
-    ("name", "tolerance"),
-    [("head", 0.01), ("lora", 0.03), ("dora", 0.06), ("ia3", 0.05), ("beft", 0.03)],
-)
-def test_total_is_near_the_peak_of_everything_alive(
-    memory_of: Callable[..., MemoryModel], name: str, tolerance: float, device: Device
+@pytest.mark.parametrize("phase", ["forward", "backward", "optimizer"])
+def test_the_peak_can_be_in_any_phase(memory_of: Callable[..., MemoryModel], phase: str) -> None:
+    changes: dict[str, Any] = {
+        "forward": {},
+        "backward": {},
+        "optimizer": {"batch_size": 1, "tokens": 2},
+    }[phase]
+    chosen = {
+        "forward": configuration(lora((2,))),
+        "backward": configuration(lora()),
+        "optimizer": configuration(Module.of("last-layers", (0, 1, 2, 3), num_layers=4)),
+    }[phase]
+    estimate = memory_of(make_config(), **changes).probe(chosen)
+    assert estimate.phase == phase
+    if phase == "optimizer":
+        assert estimate.components["gradients"] == estimate.components["adapter"]
+        assert estimate.components["activations"] == 0
+
+
+def test_a_batch_in_parts_keeps_the_gradients_of_the_first(
+    memory_of: Callable[..., MemoryModel], memory: MemoryModel
 ) -> None:
-    """Follow every tensor of a step at the size of MiniLM, two layers deep."""
-    config = make_config(
-        hidden_size=384, num_attention_heads=12, intermediate_size=1536, vocab_size=30522
+    whole = memory.probe(configuration(lora()))
+    parts = memory_of(make_config(), accumulation=4).probe(configuration(lora()))
+    assert parts.components["gradients"] == parts.components["adapter"]
+    assert 0 < parts.total_bytes - whole.total_bytes <= parts.components["adapter"]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "numbers"),
+    [("adamw", 2.0), ("adamw-8bit", 0.6), ("sgd", 0.0), ("adafactor", 0.3)],
+)
+def test_optimisers_differ_in_their_state(
+    memory_of: Callable[..., MemoryModel], optimizer: str, numbers: float
+) -> None:
+    # Wide enough for states in 8 bits.
+    config = make_config(hidden_size=128, intermediate_size=256)
+    memory = memory_of(config, optimizer=optimizer)
+    parts = memory.probe(
+        configuration(Module.of("last-layers", (0, 1, 2, 3), num_layers=2))
+    ).components
+    assert parts["optimizer_state"] / parts["adapter"] == pytest.approx(numbers, abs=0.35)
+    assert (parts["optimizer_state"] == 0) == (numbers == 0)
+
+
+def test_a_frozen_first_matrix_has_neither_gradient_nor_state(
+    memory_of: Callable[..., MemoryModel], memory: MemoryModel
+) -> None:
+    chosen = configuration(lora())
+    frozen = memory_of(make_config(), optimizer="lora-fa").probe(chosen).components
+    both = memory.probe(chosen).components
+    assert frozen["adapter"] < both["adapter"]
+    assert frozen["weights"] + frozen["adapter"] == both["weights"] + both["adapter"]
+    assert frozen["optimizer_state"] == 2 * frozen["adapter"]
+
+
+def test_the_loss_of_the_model_itself_may_count(memory_of: Callable[..., MemoryModel]) -> None:
+    own, ours = (
+        memory_of(make_config(), loss_of=loss).probe(configuration(lora()))
+        for loss in ("model", "task")
     )
-    config.max_position_embeddings = 512
-    memory = memory_of(config, batch_size=32, tokens=128, device=device)
-    chosen = configuration(*CASES[name])
-    parts = memory.probe(chosen).components
-    model = memory._step.build(chosen)
-    live = LiveBytes().leave_out(model)
-    with live:
-        loss = memory._step.loss(model)
-        forward, live.peak = live.peak, 0
-        loss.backward()  # type: ignore[no-untyped-call]
-    resident = parts["weights"] + parts["adapter"] + parts["optimizer_state"]
-    peak = resident + max(parts["gradients"] + forward, live.peak)
-    assert parts["gradients"] == sum(4 * p.numel() for p in trainable_parameters(model).values())
-    assert parts["total"] == pytest.approx(peak, rel=tolerance)
+    # The outputs are alive in the backward pass there.
+    assert 0 <= own.total_bytes - ours.total_bytes < 4 * BATCH_SIZE * 3 * 8

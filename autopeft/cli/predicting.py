@@ -1,0 +1,210 @@
+"""``autopeft predict``: what one training step of one configuration will need."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from autopeft.errors import AutopeftError, InvalidSpaceError, ModelError
+
+if TYPE_CHECKING:
+    from autopeft.records import ModelShape
+
+_BAR = 30
+_GIB = 2**30
+#: What each component holds, for people.
+_MEANINGS = {
+    "weights": "frozen weights and buffers",
+    "adapter": "what trains",
+    "gradients": "its gradients at the peak",
+    "optimizer_state": "the optimiser's state",
+    "activations": "kept from forward to backward",
+    "transients": "what the peak adds for a moment",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """The training step that is asked about, as its flags say it."""
+
+    batch_size: int
+    tokens: int
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    optimizer: str = "adamw"
+    gradient_checkpointing: bool = False
+    quantization: str | None = None
+    task: str = "causal-lm"
+    device: Literal["cuda", "cpu"] = "cuda"
+
+
+def predict(model: str, peft: Path | None, step: Step, format_: str) -> None:
+    """Print the prediction as ``table`` or ``json``.
+
+    Args:
+        model: Hub name, folder, built-in model, or a ``config.json`` alone.
+        peft: An ``adapter_config.json`` or a configuration of ours; None trains every weight.
+        step: The step.
+        format_: ``table`` or ``json``.
+
+    Raises:
+        AutopeftError: model, configuration or both together are wrong.
+    """
+    found = prediction(model, peft, step)
+    if format_ == "json":
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        _print_table(found)
+
+
+def prediction(model: str, peft: Path | None, step: Step) -> dict[str, Any]:
+    """Return what ``--format json`` prints.
+
+    Raises:
+        AutopeftError: as :func:`predict`.
+    """
+    import torch
+
+    from autopeft.workers.foreign_adapters import build_described
+    from autopeft.workers.memory import MemoryModel
+    from autopeft.workers.memory.optimizers import OPTIMIZERS
+    from autopeft.workers.models import quiet_transformers
+    from autopeft.workers.tasks.base import TASKS
+
+    if step.optimizer not in OPTIMIZERS:
+        raise AutopeftError(
+            f"unknown optimizer {step.optimizer!r}", hint=f"choose one of: {', '.join(OPTIMIZERS)}"
+        )
+    if step.task not in TASKS.names():
+        raise AutopeftError(
+            f"unknown task {step.task!r}", hint=f"choose one of: {', '.join(TASKS.names())}"
+        )
+    written = None if peft is None else _read(peft)
+    with quiet_transformers():
+        config, shape = _described(model, step)
+        memory = MemoryModel(
+            config,
+            shape,
+            batch_size=step.batch_size,
+            tokens=step.tokens,
+            task=step.task,
+            dtype=getattr(torch, step.dtype),
+            device=step.device,
+            optimizer=step.optimizer,
+            loss_of="model",
+            in_float32=False,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what PEFT says while it builds
+            method, built = build_described(memory, shape, written)
+            try:
+                estimate = memory.account_for(built)
+            except Exception as error:  # whatever a model does that has no answer without numbers
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise InvalidSpaceError(
+                    f"{method} cannot be run without numbers on {shape.name}: {reason}",
+                    hint="measure it instead: autopeft search trains it",
+                ) from error
+    return {
+        "model": shape.name,
+        "method": method,
+        "num_trainable_parameters": sum(p.numel() for p in built.parameters() if p.requires_grad),
+        "peak_memory_bytes": estimate.total_bytes,
+        "components": {name: size for name, size in estimate.components.items() if name != "total"},
+        "phase": estimate.phase,
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file."""
+    if path.is_dir():
+        path = path / "adapter_config.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidSpaceError(
+            f"cannot read {str(path)!r}: {error.strerror or error}",
+            hint="--peft takes an adapter_config.json, or a configuration as autopeft writes it",
+        ) from error
+    except ValueError as error:
+        raise InvalidSpaceError(f"{str(path)!r} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise InvalidSpaceError(f"{str(path)!r} holds {type(found).__name__}, not an object")
+    return found
+
+
+def _described(model: str, step: Step) -> tuple[Any, ModelShape]:
+    """Return config and shape of the model."""
+    from autopeft.workers.models import load_config, resolve_model
+    from autopeft.workers.settings import ModelSettings
+    from autopeft.workers.shapes import model_shape, shape_from_config
+    from autopeft.workers.tasks.base import TASKS
+
+    outputs = 2 if TASKS.get(step.task).has_head else 0
+    path = Path(model).expanduser()
+    if path.suffix == ".json":
+        config = _config_alone(path, outputs)
+        shape = shape_from_config(config, config._name_or_path, step.task)
+    else:
+        source = resolve_model(ModelSettings.model_validate({"name": model}), Path.cwd())
+        config = load_config(source, outputs, None, step.task)
+        shape = model_shape(source, config, step.task)
+    return config, replace(
+        shape,
+        uses_gradient_checkpointing=step.gradient_checkpointing,
+        quantization=step.quantization,
+    )
+
+
+def _config_alone(path: Path, num_outputs: int) -> Any:
+    """Return the transformers config in a file."""
+    from transformers import AutoConfig
+
+    try:
+        numbers = json.loads(path.read_text(encoding="utf-8"))
+        kind = numbers.pop("model_type")
+        numbers.pop("torch_dtype", None)
+        config = AutoConfig.for_model(kind, **numbers)
+    except OSError as error:
+        raise ModelError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+    except (KeyError, AttributeError, TypeError) as error:
+        raise ModelError(
+            f"{str(path)!r} is no model's config.json: it has no usable model_type",
+            hint="a config.json of transformers says model_type, such as llama",
+        ) from error
+    except Exception as error:  # transformers checks values in classes of its own
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{str(path)!r} is no usable config.json: {reason}") from error
+    if num_outputs:
+        config.num_labels = num_outputs
+    config._name_or_path = config._name_or_path or path.parent.resolve().name
+    return config
+
+
+def _print_table(found: Mapping[str, Any]) -> None:
+    total = found["peak_memory_bytes"]
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("component", no_wrap=True)
+    table.add_column("GiB", justify="right")
+    table.add_column("", no_wrap=True)
+    table.add_column("what it is")
+    for name, size in found["components"].items():
+        bar = "█" * round(_BAR * size / total)
+        table.add_row(name, f"{size / _GIB:.2f}", bar, _MEANINGS[name])
+    console = Console()
+    console.print(f"{found['method']} on {found['model']}", markup=False, highlight=False)
+    console.print(
+        f"trains {found['num_trainable_parameters']:,} parameters; needs "
+        f"{total / _GIB:.2f} GiB ({total:,} bytes) at the most, in the {found['phase']} part "
+        "of a step",
+        highlight=False,
+    )
+    console.print(table)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration, Module
 from autopeft.search_spaces.method import get_method
-from autopeft.workers.memory.depth import layer_of, layer_prefixes
 from autopeft.workers.memory.inputs import Input
 from autopeft.workers.memory.kernels import Device
 from autopeft.workers.memory.optimizers import OPTIMIZERS, trained_tensors
@@ -107,7 +106,6 @@ class MemoryModel:
         """
         self._shape = shape
         self._dtype = dtype
-        self._is_autocast = weight_dtype not in (None, dtype) and shape.quantization is None
         self._step = TrainingStep(
             config=config,
             shape=shape,
@@ -155,16 +153,13 @@ class MemoryModel:
         if self._freezes_a:
             freeze_lora_a(model)
         weights = self._step.weight_bytes(model)
-        casts = 0
-        if self._is_autocast:
-            casts = round(self._cast_weights(self._saved_by_layer(model)))
         run = self._step.run(model)
         trained = trained_tensors(model, in_float32=self._in_float32)
         adapter = sum(tensor.nbytes for tensor in trained)
         held = run.held - run.gradients_in_forward
         phases: dict[Phase, tuple[int, int, int]] = {
-            "forward": (run.gradients_in_forward, held + casts, run.forward + casts),
-            "backward": (run.gradients_in_backward, held + casts, run.backward + casts),
+            "forward": (run.gradients_in_forward, held, run.forward),
+            "backward": (run.gradients_in_backward, held, run.backward),
             "optimizer": (
                 adapter,
                 0,
@@ -217,9 +212,8 @@ class MemoryModel:
         # PEFT and the worker keep what trains in float32.
         adapter = trained * max(self._dtype.itemsize, _FLOAT32)
         earlier = adapter if self._step.accumulation > 1 else 0
-        casts = self._cast_weights(added.layers)
-        held = round(added.held + casts)
-        live = earlier + round(max(added.live + casts, self._predictor.frozen_forward))
+        held = round(added.held)
+        live = earlier + round(max(added.live, self._predictor.frozen_forward))
         step = adapter + max(self._optimizer.together * adapter, added.step_bytes)
         return _worst(
             {"forward": (earlier, held, live), "optimizer": (adapter, 0, step)},
@@ -228,25 +222,6 @@ class MemoryModel:
             optimizer_state=round(added.state_share * adapter),
             is_approximate=added.is_approximate or self._predictor.is_approximate,
         )
-
-    def _cast_weights(self, layers: Sequence[float]) -> float:
-        """Return the bytes of the copies of weights that autocast keeps for the backward pass.
-
-        Every matrix product through which gradients pass keeps one.
-        """
-        if not self._is_autocast:
-            return 0.0
-        part = sum(num_bytes > 0 for num_bytes in layers) / max(1, self._shape.num_layers)
-        return part * self._shape.num_base_parameters * self._dtype.itemsize
-
-    def _saved_by_layer(self, model: Any) -> list[float]:
-        prefixes = layer_prefixes(self._shape)
-        layers = [0.0] * self._shape.num_layers
-        for (scope, _), num_bytes in self._step.saved_by_label(model).items():
-            layer = layer_of(scope, prefixes)
-            if layer is not None:
-                layers[layer] += num_bytes
-        return layers
 
     @cached_property
     def _bare_weights(self) -> int:

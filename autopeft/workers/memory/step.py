@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypedDict
@@ -18,6 +18,7 @@ from autopeft.workers.gradient_checkpointing import checkpoint_layers
 from autopeft.workers.injection import inject
 from autopeft.workers.memory.accounting import Label, LiveBytes, SavedStorages, StorageLabels
 from autopeft.workers.memory.answers import QuickAnswers
+from autopeft.workers.memory.autocast import EmulatedAutocast
 from autopeft.workers.memory.depth import cut_config, cut_shape, layer_of, layer_prefixes
 from autopeft.workers.memory.inputs import Input, default_inputs, meta_batch
 from autopeft.workers.memory.kernels import Device, use_kernels_of
@@ -95,7 +96,8 @@ class TrainingStep:
         tokens: Tokens of each example, padding included.
         task: Name of the task, which decides labels and loss.
         dtype: The one that the frozen part computes in; PEFT keeps adapters in float32 where it
-            is a half type.
+            is a half type. Under autocast, which ``weight_dtype`` asks for, matrix products
+            compute in it.
         device: Whose attention kernels are accounted for.
         inputs: What a batch looks like; from ``batch_size`` and ``tokens`` where None.
         weight_dtype: Of the frozen weights, where they are stored in another than ``dtype``.
@@ -133,7 +135,17 @@ class TrainingStep:
 
     def loss(self, model: Any) -> torch.Tensor:
         """Run the forward pass, loss included, without an attention mask."""
-        return self._loss_and_outputs(model)[0]
+        with self._emulation(), self._autocast():
+            return self._loss_and_outputs(model)[0]
+
+    def _emulation(self) -> AbstractContextManager[Any]:
+        """Return what lets autocast act on the meta device, where the step runs under it."""
+        return nullcontext() if self.weight_dtype is None else EmulatedAutocast(self.device)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.weight_dtype is None:
+            return nullcontext()
+        return torch.autocast("cpu", self.dtype)
 
     def _loss_and_outputs(self, model: Any) -> tuple[torch.Tensor, Any]:
         """Return the loss, and the outputs that live as long as the loss where a script is so."""
@@ -154,12 +166,13 @@ class TrainingStep:
         _ = self._batch
         live = LiveBytes().leave_out(model)
         trained = trainable_parameters(model).values()
-        with self._sections(model, live), live:
+        with self._sections(model, live), live, self._emulation():
             for _ in range(min(2, self.accumulation)):
                 before = sum(p.grad.nbytes for p in trained if p.grad is not None)
                 live.goes_forward = True
                 live.restart()
-                loss, outputs = self._loss_and_outputs(model)
+                with self._autocast():
+                    loss, outputs = self._loss_and_outputs(model)
                 forward, held = live.peak, live.now
                 live.goes_forward = False
                 live.restart()
@@ -314,7 +327,9 @@ class TrainingStep:
 
     @cached_property
     def _base(self) -> Any:
-        model = meta_model(self._roomy_config, self.task).to(self.dtype)
+        is_cast = self.weight_dtype is not None and self.shape.quantization is None
+        stored = self.weight_dtype if is_cast else self.dtype
+        model = meta_model(self._roomy_config, self.task).to(stored)
         model.name_or_path = self.shape.name
         use_kernels_of(model, self.device)
         for module in model.modules():

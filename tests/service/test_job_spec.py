@@ -153,7 +153,12 @@ def test_a_damaged_recorded_job_is_refused() -> None:
 def test_a_job_can_get_a_larger_budget() -> None:
     spec = parse(budget={"trials": 4, "minutes": 2})
     larger = spec.with_budget(trials=8)
-    assert larger.budget.model_dump() == {"trials": 8, "steps": None, "minutes": 2, "gpu_hours": None}
+    assert larger.budget.model_dump() == {
+        "trials": 8,
+        "steps": None,
+        "minutes": 2,
+        "gpu_hours": None,
+    }
     assert spec.budget.trials == 4
     assert larger.model_copy(update={"budget": spec.budget}) == spec
 
@@ -184,7 +189,12 @@ def test_overrides_replace_and_add() -> None:
     changes = {"training.steps": 7, "budget.minutes": 3, "data.limit.train": 9, "seed": 2}
     spec = parse_job(values, base=Path(), overrides=changes)
     assert (spec.training.steps, spec.training.batch_size) == (7, 4)
-    assert spec.budget.model_dump() == {"trials": None, "steps": None, "minutes": 3, "gpu_hours": None}
+    assert spec.budget.model_dump() == {
+        "trials": None,
+        "steps": None,
+        "minutes": 3,
+        "gpu_hours": None,
+    }
     assert (spec.data.name, spec.data.limit.train) == ("builtin:docstrings", 9)
     assert spec.seed == 2
     assert values["training"] == {"steps": 5, "batch_size": 4}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from autopeft.errors import InvalidJobError, JobFolderError
+from autopeft.errors import AutopeftError, InvalidJobError, JobFolderError
 from autopeft.results.job_log import JobLog
 from autopeft.service.jobs import open_job
 
@@ -67,6 +67,46 @@ class Job:
 
         return front_frame(self.log)
 
+    def front_where(self, *where: str) -> pd.DataFrame:
+        """Return the front of the completed trials that keep limits, computed anew.
+
+        Args:
+            where: Limits such as ``"train_memory_bytes<=24GiB"`` or ``"accuracy>=0.8"``; costs and
+                metrics by name, with <=, >=, < or >. Memory is the measured peak, else the
+                calibrated prediction: the column ``expected_memory_source`` says which.
+
+        Raises:
+            AutopeftError: a limit cannot be read, or no trial keeps all of them.
+        """
+        from autopeft.results.query import ask
+        from autopeft.results.report import front_frame
+
+        log = self.log
+        return front_frame(log, ask(log, where))
+
+    def best(self, *where: str) -> dict[str, Any]:
+        """Return the trial with the best score, among those that keep limits where some are given.
+
+        Args:
+            where: As for :meth:`front_where`.
+
+        Returns:
+            What ``summary["front"]`` holds of a trial: number, configuration, metrics, costs.
+
+        Raises:
+            AutopeftError: nothing completed, a limit cannot be read, or no trial keeps all.
+        """
+        from autopeft.results.query import pick_where
+        from autopeft.results.report import front_point
+
+        log = self.log
+        if log.scale is None:
+            raise AutopeftError(
+                f"the job in {str(self.folder)!r} has no completed trial yet",
+                hint=f"go on with `autopeft resume {self.folder}`",
+            )
+        return front_point(log, pick_where(log, "best", where))
+
     @property
     def curves(self) -> pd.DataFrame:
         """One row per measurement: ``trial``, ``step``, ``score``, every metric, ``seconds``."""
@@ -87,25 +127,42 @@ class Job:
         return plot_curves(self.log)
 
     def export(
-        self, target: str | Path, *, pick: str | int = "knee", tool: str = "peft"
+        self,
+        target: str | Path,
+        *,
+        pick: str | int | None = None,
+        tool: str = "peft",
+        where: str | Sequence[str] = (),
     ) -> ExportReport:
         """Write one trial for a training tool and check that it loads.
 
         Args:
             target: A folder that does not exist yet.
-            pick: ``knee``, ``best``, ``smallest`` or a trial's number.
+            pick: ``knee``, ``best``, ``smallest`` or a trial's number; where None, the knee, or
+                with ``where`` the best.
             tool: Name of an exporter.
+            where: Limits to keep, as for :meth:`front_where`.
 
         Raises:
+            AutopeftError: a limit cannot be read, or no trial keeps all of them.
             ExportError: the trial has no checkpoint or cannot be expressed, or the exported
                 files do not reproduce what was measured.
         """
         from autopeft.service.exports import export_trial
 
-        return export_trial(self.folder, pick=str(pick), tool=tool, target=Path(target))
+        if pick is None:
+            pick = "best" if where else "knee"
+        return export_trial(
+            self.folder, pick=str(pick), tool=tool, target=Path(target), where=where
+        )
 
     def confirm(
-        self, *, pick: str | int = "best", against: str | Path | None = None, num_seeds: int = 3
+        self,
+        *,
+        pick: str | int = "best",
+        against: str | Path | None = None,
+        num_seeds: int = 3,
+        where: str | Sequence[str] = (),
     ) -> Confirmation:
         """Retrain the winner and the best tuned LoRA, and compare them on the test split.
 
@@ -114,8 +171,11 @@ class Job:
             against: A job of the proposer ``lora-sweep`` on the same data; this job's own
                 LoRA-sweep trials where None.
             num_seeds: Retrainings of each.
+            where: Limits that the winner must keep, as for :meth:`front_where`; the LoRA it is
+                compared with keeps them too, if one does.
 
         Raises:
+            AutopeftError: a limit cannot be read, or no trial keeps all of them.
             JobFolderError: there is nothing to compare, or the jobs differ in data or training.
         """
         from autopeft.service.confirmation import confirm_job
@@ -127,6 +187,7 @@ class Job:
             against=None if against is None else Path(against),
             num_seeds=num_seeds,
             observer=SilentObserver(),
+            where=where,
         )
 
 

@@ -431,11 +431,13 @@ class SegmentFailed:
         segment: What was asked.
         kind: Class of the failure; it decides between retry, infeasible and diverged.
         message: For people: the exception's text or what is known of the worker's end.
+        least_memory_bytes: Where memory ran out, what the trial needs at least, if that is known.
     """
 
     segment: Segment
     kind: FailureKind
     message: str
+    least_memory_bytes: int | None = None
 
 
 SegmentEvent = SegmentDone | SegmentFailed
@@ -452,6 +454,8 @@ class TrialState:
         reason: Why it was paused, stopped or did not finish; "" while there is nothing
             to say.
         num_failures: Failed attempts so far.
+        least_memory_bytes: What it needs at least, told by running out of memory; None where it
+            did not, or nothing is known.
     """
 
     trial: Trial
@@ -459,6 +463,7 @@ class TrialState:
     curve: tuple[Measurement, ...] = field(default=())
     reason: str = ""
     num_failures: int = 0
+    least_memory_bytes: int | None = None
 
     @property
     def step(self) -> int:

@@ -18,7 +18,6 @@ WIDE = 150
 if TYPE_CHECKING:
     from autopeft.records import ModelShape
     from autopeft.search_spaces.method import Method
-    from autopeft.workers.model_sources import ModelSource
 
 #: Heads that transformers names by their task.
 _TASK_OF_HEAD = {
@@ -180,9 +179,10 @@ def _shapes(model: str | None, task: str | None) -> tuple[ModelShape, ...]:
     if model is None and task is None:
         return reference_shape(is_decoder=True), reference_shape(is_decoder=False)
     from autopeft.errors import ModelError
-    from autopeft.workers.models import load_config, resolve_model
+    from autopeft.workers.model_sources import resolve_config
+    from autopeft.workers.models import load_config
     from autopeft.workers.settings import ModelSettings
-    from autopeft.workers.shapes import model_shape, shape_from_config
+    from autopeft.workers.shapes import model_shape
     from autopeft.workers.task_names import CAUSAL_LM
     from autopeft.workers.tasks.base import TASKS
 
@@ -192,33 +192,17 @@ def _shapes(model: str | None, task: str | None) -> tuple[ModelShape, ...]:
         return (replace(reference_shape(is_decoder=is_decoder), task=task),)
     if task is not None:
         TASKS.get(task)  # a name that is no task is told before the model is looked at
-    source = _config_alone(Path(model).expanduser())
-    is_config_alone = source is not None
-    if source is None:
-        source = resolve_model(ModelSettings.model_validate({"name": model}), Path.cwd())
+    source = resolve_config(ModelSettings.model_validate({"name": model}), Path.cwd())
     published = load_config(source, 0)
     problems: list[ModelError] = []
     for name in (task,) if task else _tasks_of(published):
         outputs = 2 if TASKS.get(name).has_head else 0
         try:
             config = load_config(source, outputs, None, name)
-            if is_config_alone:
-                return (shape_from_config(config, source.public_name, name),)
             return (model_shape(source, config, name),)
         except ModelError as error:
             problems.append(error)
     raise problems[0]
-
-
-def _config_alone(path: Path) -> ModelSource | None:
-    """Return where a model is of which only a ``config.json`` is there; None for any other."""
-    from autopeft.workers.model_sources import ModelSource
-
-    folder = path.parent if path.suffix == ".json" else path
-    file = path if path.suffix == ".json" else path / "config.json"
-    if not file.is_file() or (path.is_dir() and any(path.glob("*.safetensors"))):
-        return None
-    return ModelSource(location=str(file), public_name=folder.resolve().name, is_local_only=True)
 
 
 def _tasks_of(config: Any) -> tuple[str, ...]:

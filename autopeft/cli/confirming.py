@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from autopeft.service.confirmation import Confirmation, Finalist
 
 
-def confirm(folder: Path, *, pick: str, against: Path | None, num_seeds: int, format_: str) -> None:
+def confirm(
+    folder: Path,
+    *,
+    pick: str,
+    against: Path | None,
+    num_seeds: int,
+    format_: str,
+    where: Sequence[str] = (),
+) -> None:
     """Retrain and compare; print a table or JSON."""
     for needed in (folder, *([against] if against else [])):
         open_job(needed)  # a wrong folder is told before anything heavy is imported
@@ -31,7 +39,12 @@ def confirm(folder: Path, *, pick: str, against: Path | None, num_seeds: int, fo
     try:
         with create_progress(Console(stderr=True)) as progress:
             result = confirm_job(
-                folder, which=pick, against=against, num_seeds=num_seeds, observer=progress
+                folder,
+                which=pick,
+                against=against,
+                num_seeds=num_seeds,
+                observer=progress,
+                where=where,
             )
     except KeyboardInterrupt:
         again = f"autopeft confirm {shlex.quote(str(folder))}"
@@ -53,6 +66,8 @@ def _print(result: Confirmation, console: Console) -> None:
     console.print(table)
     for role, finalist in (("winner", result.winner), ("tuned LoRA", result.baseline)):
         console.print(f"{role}: {finalist.state.trial.configuration}", highlight=False)
+    if result.where:
+        console.print(f"Asked for: {_asked(result)}.", highlight=False, soft_wrap=True)
     if result.answer_metric is not None:
         values = "; ".join(
             f"{role} {finalist.answer_mean:.4f} ({_by_seed(finalist.answer_values)})"
@@ -69,6 +84,13 @@ def _print(result: Confirmation, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _asked(result: Confirmation) -> str:
+    limits = " and ".join(result.where)
+    if result.baseline_keeps_where:
+        return f"{limits}; the tuned LoRA keeps it too"
+    return f"{limits}; no tuned LoRA keeps it, so the winner stands against the best of all"
 
 
 def _cells(finalist: Finalist, metric: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -10,15 +11,26 @@ from autopeft.cli import failures
 from autopeft.naming import counted
 
 
-def export(folder: Path, *, pick: str, tool: str, target: Path) -> None:
-    """Export the picked trial of the job in ``folder`` and say what was checked."""
+def export(
+    folder: Path, *, pick: str | None, tool: str, target: Path, where: Sequence[str] = ()
+) -> None:
+    """Export the picked trial of the job in ``folder`` and say what was checked.
+
+    Where nothing is picked it is the knee of the front, or the best that keeps the limits.
+    """
     from autopeft.service.jobs import open_job
 
     open_job(folder)  # a wrong folder is told before anything heavy is imported
     from autopeft.service.exports import export_trial
 
     failures.job_folder.set(folder)
-    report = export_trial(folder, pick=pick, tool=tool, target=target)
+    report = export_trial(
+        folder,
+        pick=pick or ("best" if where else "knee"),
+        tool=tool,
+        target=target,
+        where=where,
+    )
     typer.echo(
         f"trial {report.trial} ({report.metric} {report.metric_value:.4f}) is in {report.target}"
     )

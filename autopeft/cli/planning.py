@@ -15,9 +15,12 @@ from rich.table import Table
 from autopeft.cli import failures
 from autopeft.cli.progress import create_progress
 from autopeft.cli.showing import result_console
+from autopeft.errors import InvalidJobError
 from autopeft.results.report import bytes_text, count_text
 from autopeft.service.job_checks import find_warnings
 from autopeft.service.job_spec import load_job
+from autopeft.sizes import parse_bytes
+from autopeft.workers.openmp import share_cores
 
 if TYPE_CHECKING:
     from autopeft.service.planning import Plan, Row
@@ -47,11 +50,12 @@ def plan(
     Raises:
         AutopeftError: job file, options, model or space are wrong.
     """
+    share_cores()
     from autopeft.service.plan_chart import check_ending, write_chart
-    from autopeft.service.planning import make_plan, parse_bytes
+    from autopeft.service.planning import make_plan
 
     asks_memory = not asks_quote or any(each is not None for each in (gpu_memory, tokens, plot))
-    limit = None if gpu_memory is None else parse_bytes(gpu_memory)
+    limit = None if gpu_memory is None else _size(gpu_memory)
     if plot is not None:
         check_ending(plot)
     spec = load_job(job, overrides, shapes_only=not asks_quote)
@@ -152,3 +156,10 @@ def _verdict(plan: Plan) -> str:
         )
     number = sum(bool(row.fits) for row in plan.rows)
     return f"{number} of {len(plan.rows)} configurations fit into {limit}."
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise InvalidJobError(f"--gpu-memory: {error}") from error

@@ -14,7 +14,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from autopeft.errors import AutopeftError, InvalidSpaceError, ModelError
+from autopeft.errors import AutopeftError, InvalidSpaceError
+from autopeft.workers.openmp import share_cores
 
 if TYPE_CHECKING:
     from autopeft.records import ModelShape
@@ -71,6 +72,7 @@ def prediction(model: str, peft: Path | None, step: Step) -> dict[str, Any]:
     Raises:
         AutopeftError: as :func:`predict`.
     """
+    share_cores()
     import torch
 
     from autopeft.workers.foreign_adapters import build_described
@@ -143,50 +145,21 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _described(model: str, step: Step) -> tuple[Any, ModelShape]:
     """Return config and shape of the model."""
-    from autopeft.workers.models import load_config, resolve_model
+    from autopeft.workers.model_sources import resolve_config
+    from autopeft.workers.models import load_config
     from autopeft.workers.settings import ModelSettings
-    from autopeft.workers.shapes import model_shape, shape_from_config
+    from autopeft.workers.shapes import model_shape
     from autopeft.workers.tasks.base import TASKS
 
     outputs = 2 if TASKS.get(step.task).has_head else 0
-    path = Path(model).expanduser()
-    if path.suffix == ".json":
-        config = _config_alone(path, outputs)
-        shape = shape_from_config(config, config._name_or_path, step.task)
-    else:
-        source = resolve_model(ModelSettings.model_validate({"name": model}), Path.cwd())
-        config = load_config(source, outputs, None, step.task)
-        shape = model_shape(source, config, step.task)
+    source = resolve_config(ModelSettings.model_validate({"name": model}), Path.cwd())
+    config = load_config(source, outputs, None, step.task)
+    shape = model_shape(source, config, step.task)
     return config, replace(
         shape,
         uses_gradient_checkpointing=step.gradient_checkpointing,
         quantization=step.quantization,
     )
-
-
-def _config_alone(path: Path, num_outputs: int) -> Any:
-    """Return the transformers config in a file."""
-    from transformers import AutoConfig
-
-    try:
-        numbers = json.loads(path.read_text(encoding="utf-8"))
-        kind = numbers.pop("model_type")
-        numbers.pop("torch_dtype", None)
-        config = AutoConfig.for_model(kind, **numbers)
-    except OSError as error:
-        raise ModelError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
-    except (KeyError, AttributeError, TypeError) as error:
-        raise ModelError(
-            f"{str(path)!r} is no model's config.json: it has no usable model_type",
-            hint="a config.json of transformers says model_type, such as llama",
-        ) from error
-    except Exception as error:  # transformers checks values in classes of its own
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{str(path)!r} is no usable config.json: {reason}") from error
-    if num_outputs:
-        config.num_labels = num_outputs
-    config._name_or_path = config._name_or_path or path.parent.resolve().name
-    return config
 
 
 def _print_table(found: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,20 @@ from autopeft.naming import counted
 from autopeft.records import TrialStatus
 from autopeft.results.correlation import correlation_text
 from autopeft.results.front_table import front_table
-from autopeft.results.report import calibration_text, front_of, summary, trials_frame
+from autopeft.results.limits import limit_lines
+from autopeft.results.query import ask, memory_text
+from autopeft.results.report import (
+    calibration_text,
+    front_of,
+    metric_value,
+    summary,
+    trials_frame,
+)
 from autopeft.service.jobs import open_job
 
 if TYPE_CHECKING:
     from autopeft.results.job_log import JobLog
+    from autopeft.results.query import Answer
 
 #: No table is as wide as this.
 NO_TERMINAL_WIDTH = 1000
@@ -28,13 +38,22 @@ NO_TERMINAL_WIDTH = 1000
 NUM_BROKEN = 8
 
 
-def show(folder: Path, format_: str) -> None:
-    """Print the job in ``folder``: ``table``, ``json`` or ``csv``."""
+def show(folder: Path, format_: str, where: Sequence[str] = ()) -> None:
+    """Print the job in ``folder``, or what of it keeps limits: ``table``, ``json`` or ``csv``.
+
+    Raises:
+        AutopeftError: no job is there, a limit cannot be read, or nothing keeps all of them.
+    """
     log = open_job(folder)
+    answer = ask(log, where) if where else None
     if format_ == "json":
-        typer.echo(json.dumps(summary(log), indent=2, allow_nan=False, ensure_ascii=False))
+        typer.echo(json.dumps(summary(log, answer), indent=2, allow_nan=False, ensure_ascii=False))
     elif format_ == "csv":
-        typer.echo(trials_frame(log).to_csv(index=False), nl=False)
+        typer.echo(trials_frame(log, answer).to_csv(index=False), nl=False)
+    elif answer is not None:
+        print_answer(log, answer, result_console())
+        asked = " ".join(f"--where {shlex.quote(each)}" for each in where)
+        typer.echo(f"Export it: autopeft export {shlex.quote(str(folder))} {asked} OUT")
     else:
         print_job(log, result_console())
 
@@ -88,6 +107,22 @@ def _unfinished(log: JobLog) -> str:
     return f"Not finished: {begun} begun. If no search is running, `autopeft resume` goes on."
 
 
+def print_answer(log: JobLog, answer: Answer, console: Console) -> None:
+    """Print the front of what keeps a query's limits, and the best of it."""
+    console.print(front_table(log, answer))
+    best, metric = answer.best, answer.scale.metric
+    lines = [
+        f"{len(answer.allowed)} of {counted(answer.num_completed, 'completed trial')} keep "
+        f"{'this limit' if len(answer.conditions) == 1 else 'these limits'}.",
+        f"Best: trial {best.trial.number}, {metric} {metric_value(best, metric):.4f}.",
+    ]
+    if (memory := memory_text(answer)) is not None:
+        lines.append(memory)
+    if log.end_reason is None:
+        lines.append(_unfinished(log))
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
 def print_job(log: JobLog, console: Console) -> None:
     """Print the front as a table, how many trials became what, and how the job ended."""
     facts = summary(log)
@@ -108,6 +143,7 @@ def print_job(log: JobLog, console: Console) -> None:
         lines.append(correlation)
     if (memory := calibration_text(log)) is not None:
         lines.append(memory)
+    lines += limit_lines(log)
     end = facts["end_reason"]
     lines.append(f"Ended: {end}." if end else _unfinished(log))
     console.print("\n".join(lines), highlight=False, markup=False)

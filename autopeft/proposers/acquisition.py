@@ -74,11 +74,13 @@ class Acquisition:
     def __call__(self, points: Points, costs: Sequence[Costs]) -> Array:
         """Return the log gain of ``n`` candidates at full progress; ``-inf`` for no gain.
 
+        Limits on known costs are not looked at.
+
         Args:
             points: The candidates.
             costs: Their known costs; the measured ones are filled in where a job has some.
         """
-        known, costs = costs, self.measured.of_points(points, costs)
+        costs = self.measured.of_points(points, costs)
         mean, variance, covariance = self.model.process.predict_with_covariance(
             points, self._anchors
         )
@@ -92,11 +94,9 @@ class Acquisition:
         log_gain = log_noisy_expected_hypervolume_improvement(
             means, sd, self.scale.costs(costs), self._partitions
         )
-        log_gain = (
+        result: Array = (
             log_gain + np.log1p(-self.risk(points, costs)) + self.measured.log_feasible(points)
         )
-        allowed = np.array([self.scale.allows(cost) for cost in known], dtype=bool)
-        result: Array = np.where(allowed, log_gain, -np.inf)
         return result
 
     def front(self) -> list[TrialState]:

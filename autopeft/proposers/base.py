@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from autopeft.records import Costs, Proposal, TrialState
+from autopeft.records import TRAIN_MEMORY_BYTES, Costs, Proposal, TrialState
 from autopeft.registry import Registry
 from autopeft.results.front import ObjectiveScale
+from autopeft.results.memory_limit import MemoryLimit
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.search_spaces.space import SearchSpace
 
@@ -32,6 +35,9 @@ class Proposer(ABC):
         * It may return fewer than asked only where the space is exhausted, as far as
           constraints on known costs allow its members.
         * Costs reach it as a function; it needs no model.
+        * What is expected to need more memory than a worker has, or than the job allows, is not
+          proposed, in the light of all that was measured and of what ran out of memory; see
+          :class:`~autopeft.results.memory_limit.MemoryLimit`.
 
     Args:
         space: Where to search.
@@ -39,6 +45,9 @@ class Proposer(ABC):
         costs: Costs of configurations.
         max_steps: Optimiser steps of a trial trained to the end.
         seed: Seeds every draw.
+        memory_bytes: What a trial may need at the most; None where nothing limits it.
+        exact_costs: Costs of one configuration by exact accounting, which takes longer; asked
+            where a prediction is too close to the limit to be relied on.
     """
 
     def __init__(
@@ -49,6 +58,8 @@ class Proposer(ABC):
         *,
         max_steps: int,
         seed: int,
+        memory_bytes: float | None = None,
+        exact_costs: Callable[[Configuration], Costs] | None = None,
     ) -> None:
         self.space = space
         self.scale = scale
@@ -56,10 +67,14 @@ class Proposer(ABC):
         self.max_steps = max_steps
         self.seed = seed
         self.states: dict[int, TrialState] = {}
+        self._memory_bytes = memory_bytes
+        self._exact_costs = exact_costs
+        self._memory: MemoryLimit | None = None
 
     def observe(self, state: TrialState) -> None:
         """Take in the newest state of one trial."""
         self.states[state.trial.number] = state
+        self._memory = None
 
     @abstractmethod
     def propose(self, n: int) -> list[Proposal]:
@@ -69,11 +84,56 @@ class Proposer(ABC):
         """Return the random generator of proposal number ``k``."""
         return np.random.default_rng([self.seed, k])
 
+    @property
+    def memory(self) -> MemoryLimit | None:
+        """What fits into the memory there is; None where nothing limits it."""
+        if self._memory is None and (limit := self._least_limit) is not None:
+            self._memory = MemoryLimit.of(self.states.values(), limit)
+        return self._memory
+
+    @property
+    def _least_limit(self) -> float | None:
+        limits = [self._memory_bytes]
+        limits += [c.maximum for c in self.scale.constraints if c.name == TRAIN_MEMORY_BYTES]
+        return min((limit for limit in limits if limit is not None), default=None)
+
     def allows(self, configuration: Configuration) -> bool:
-        """Tell whether a configuration keeps the job's constraints on costs known beforehand."""
-        if not self.scale.constraints:
+        """Tell whether a configuration keeps all limits on what is known beforehand.
+
+        Where memory is near its limit it is accounted for exactly.
+        """
+        memory = self.memory
+        if not self.scale.constraints and memory is None:
             return True
-        return self.scale.allows(self.costs([configuration])[0])
+        costs = self.costs([configuration])[0]
+        if (
+            memory is not None
+            and self._exact_costs is not None
+            and memory.is_near(configuration, costs)
+        ):
+            costs = self._exact_costs(configuration)
+        return bool(np.isfinite(self.log_allowed([configuration], [costs])[0]))
+
+    def log_allowed(
+        self, configurations: Sequence[Configuration], costs: Sequence[Costs]
+    ) -> NDArray[np.float64]:
+        """Return ``n`` log probabilities that known limits are kept; ``-inf`` where one is not.
+
+        Args:
+            configurations: ``n`` of them.
+            costs: Their costs.
+        """
+        memory = self.memory
+        found = np.zeros(len(configurations))
+        if memory is not None:
+            found = memory.log_probability(configurations, costs)
+            costs = [
+                replace(cost, train_memory_bytes=round(memory.expected_bytes(each, cost)))
+                for each, cost in zip(configurations, costs, strict=True)
+            ]
+        allowed = np.array([self.scale.allows(cost) for cost in costs], dtype=bool)
+        result: NDArray[np.float64] = np.where(allowed, found, -np.inf)
+        return result
 
     @property
     def known_keys(self) -> set[str]:

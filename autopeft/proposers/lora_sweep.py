@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from autopeft.proposers.base import PROPOSERS, CostFunction, Proposer
 from autopeft.proposers.unseen import next_sobol
 from autopeft.records import Proposal
@@ -25,12 +27,10 @@ class LoraSweepProposer(Proposer):
         space: SearchSpace,
         scale: ObjectiveScale,
         costs: CostFunction,
-        *,
-        max_steps: int,
-        seed: int,
+        **options: Any,
     ) -> None:
-        super().__init__(space, scale, costs, max_steps=max_steps, seed=seed)
-        self.sweep = lora_sweep_space(space.shape)
+        super().__init__(space, scale, costs, **options)
+        self.sweep = lora_sweep_space(space.shape, space.training.default)
 
     def propose(self, n: int) -> list[Proposal]:
         """Return the next ``n`` points of the sweep that are not known."""

@@ -25,6 +25,8 @@ MIN_MEASURED = 4
 NUM_SAMPLES, NUM_MUTANTS = 768, 384
 #: Local search: candidates kept, mutants of each, rounds.
 NUM_KEPT, NUM_NEIGHBOURS, NUM_ROUNDS = 8, 12, 3
+#: Best candidates of which the first that keeps all limits is proposed.
+NUM_CHECKED = 32
 #: Trials with the best expected final scores that are mutated besides the front.
 NUM_BEST = 6
 
@@ -108,7 +110,7 @@ class MoboProposer(Proposer):
                 for configuration in kept
                 for _ in range(NUM_NEIGHBOURS)
             )
-        return next(iter(pool.best(1)), None)
+        return next((each for each in pool.best(NUM_CHECKED) if self.allows(each)), None)
 
     def _mutants(
         self, parents: Sequence[TrialState], generator: np.random.Generator
@@ -158,6 +160,7 @@ class Pool:
         self._seen.update(new)
         costs: list[Costs] = self._proposer.costs(new)
         gains = self._acquisition(self._acquisition.model.points_untried(new), costs)
+        gains = gains + self._proposer.log_allowed(new, costs)
         first = len(self._gains)
         self._gains += [
             (-float(gain), first + i, c) for i, (gain, c) in enumerate(zip(gains, new, strict=True))

@@ -95,6 +95,13 @@ def expected_bytes(state: TrialState, calibration: Calibration) -> int:
     return calibration(state.costs.train_memory_bytes) if measured is None else measured
 
 
+def memory_source(state: TrialState, calibration: Calibration) -> str:
+    """Say whether :func:`expected_bytes` is ``measured``, ``calibrated`` or just ``predicted``."""
+    if measured_bytes(state) is not None:
+        return "measured"
+    return "calibrated" if calibration.num_trials else "predicted"
+
+
 def measured_bytes(state: TrialState) -> int | None:
     """Return the most that any segment of a trial was measured to need, in bytes."""
     return max((m.memory_bytes for m in state.curve if m.memory_bytes is not None), default=None)

@@ -23,6 +23,7 @@ from autopeft.records import (
     TrialState,
     TrialStatus,
 )
+from autopeft.results.calibration import measured_bytes
 
 #: Relative resolution at which a cost is compared; 0 compares exactly. Seconds differ by some
 #: percent from run to run of the same training.
@@ -144,14 +145,20 @@ class ObjectiveScale:
         return f"{self.metric} {metrics.get(self.metric, state.score):{format_spec}}"
 
     def broken_constraints(self, state: TrialState) -> list[str]:
-        """Return the constraints a measured trial breaks, with its value, for people."""
+        """Return the constraints a measured trial breaks, with its value, for people.
+
+        Of memory the measurement counts, where there is one.
+        """
         metrics = state.curve[-1].metrics if state.curve else {}
         broken = []
         for constraint in self.constraints:
-            of_score = constraint.name == self.metric
-            value = (
-                metrics.get(constraint.name) if of_score else getattr(state.costs, constraint.name)
-            )
+            value: float | None
+            if constraint.name == self.metric:
+                value = metrics.get(constraint.name)
+            elif constraint.name == TRAIN_MEMORY_BYTES:
+                value = measured_bytes(state) or state.costs.train_memory_bytes
+            else:
+                value = getattr(state.costs, constraint.name)
             if value is not None and not constraint.allows(value):
                 broken.append(f"{constraint.name} is {number_text(value)}, asked is {constraint}")
         return broken

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions
@@ -15,11 +16,12 @@ from autopeft.records import (
     ADAPTER_FILE_BYTES,
     INFERENCE_EXTRA_FLOPS,
     RETENTION,
+    TRAIN_MEMORY_BYTES,
     TRAIN_SECONDS,
     ModelShape,
     TrialState,
 )
-from autopeft.results.calibration import measured_bytes, memory_ratio
+from autopeft.results.calibration import expected_bytes, measured_bytes, memory_ratio
 from autopeft.results.correlation import answer_metric
 from autopeft.results.job_log import JobLog
 from autopeft.results.report import (
@@ -32,17 +34,23 @@ from autopeft.results.report import (
 )
 from autopeft.search_spaces.targets import all_linear
 
+if TYPE_CHECKING:
+    from autopeft.results.query import Answer
 
-def front_table(log: JobLog) -> Table:
+
+def front_table(log: JobLog, answer: Answer | None = None) -> Table:
     """Return the front for a terminal; members of the ``lora-sweep`` portfolio carry a ``*``.
 
+    With the answer to a query it is the front of what keeps its limits; ``counted``, where it asks
+    for memory, is what was compared with them.
     ``memory`` is predicted; ``measured``, where some were, stands beside it with its ratio to it.
     """
     metric = "score" if log.scale is None else log.scale.metric
-    front = front_of(log)
+    front = front_of(log, answer)
+    under = "" if answer is None else f" where {answer.text}"
     marked = any(is_baseline(state) for state in front)
     table = Table(
-        title=f"Front of {log.name or 'the job'}: {counted(len(front), 'trial')}",
+        title=f"Front of {log.name or 'the job'}{under}: {counted(len(front), 'trial')}",
         caption="* LoRA on all linear layers, learning rate swept (the baseline)"
         if marked
         else None,
@@ -54,7 +62,7 @@ def front_table(log: JobLog) -> Table:
         collapse_padding=True,
         pad_edge=False,
     )
-    more = _further_costs(log)
+    more = _further_costs(log, answer)
     has_head = any(
         state.costs.num_trainable_parameters != state.costs.num_adapter_parameters
         for state in front
@@ -63,7 +71,10 @@ def front_table(log: JobLog) -> Table:
     answers = answer_metric(log)
     scores = [metric] if answers is None else [metric, answers]
     measured = ["measured"] if any(measured_bytes(state) for state in front) else []
-    for name in ("trial", *scores, "parameters", *apart, "memory", *measured, *more.values()):
+    asked = () if answer is None else answer.conditions
+    counted_too = ["counted"] if any(each.name == TRAIN_MEMORY_BYTES for each in asked) else []
+    memory = ("memory", *measured, *counted_too)
+    for name in ("trial", *scores, "parameters", *apart, *memory, *more.values()):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("configuration")
     for state in front:
@@ -77,6 +88,11 @@ def front_table(log: JobLog) -> Table:
             *([count_text(costs.num_adapter_parameters)] if has_head else []),
             bytes_text(costs.train_memory_bytes),
             *([_measured(state)] if measured else []),
+            *(
+                [bytes_text(expected_bytes(state, answer.calibration))]
+                if answer and counted_too
+                else []
+            ),
             *(cost_text(name, getattr(costs, name)) for name in more),
             WholeWords(_described(log, state)),
         )
@@ -143,8 +159,8 @@ def _described(log: JobLog, state: TrialState) -> str:
     return text.replace(f"sites={','.join(everywhere)}", "sites=all")
 
 
-def _further_costs(log: JobLog) -> dict[str, str]:
-    """Return the costs a job asks for beyond those every table shows, and their headings."""
+def _further_costs(log: JobLog, answer: Answer | None) -> dict[str, str]:
+    """Return the costs a job or a query asks for that not every table shows, and their headings."""
     headings = {
         ADAPTER_FILE_BYTES: "file",
         INFERENCE_EXTRA_FLOPS: "extra FLOPs",
@@ -154,4 +170,6 @@ def _further_costs(log: JobLog) -> dict[str, str]:
     if log.scale is None:
         return {}
     asked = {*log.scale.cost_names, *(constraint.name for constraint in log.scale.constraints)}
+    if answer is not None:
+        asked |= {condition.name for condition in answer.conditions}
     return {name: heading for name, heading in headings.items() if name in asked}

@@ -15,7 +15,9 @@ proposal    trial, configuration, seed, origin, costs                 proposal/n
 segment     trial, from_step, to_step, checkpoint, attempt
 measurement trial, step, score, metrics, seconds, memory_bytes,       measurement/n/step
             memory, checkpoint
-failure     trial, from_step, to_step, kind, message, attempt
+failure     trial, from_step, to_step, kind, message, attempt,
+            least_memory_bytes
+limits      what each limit leaves out of the space                   limits
 timing      what was timed before the first trial, busy_seconds       timing
 busy        trial, busy_seconds: of a segment that was lost
 decision    trial, step, action, reason
@@ -103,6 +105,7 @@ class JobLog:
         busy_seconds: Seconds that segments kept workers, all workers together.
         charged: Numbers of trials among ``unfinished`` whose lost segment is in ``busy_seconds``.
         timing: What was timed before the first trial; None where nothing was.
+        limits: What each limit leaves out of the space; None where it was not found out.
         total_steps: Optimiser steps trained and measured, over all trials.
         end_reason: Why the job ended; None while it has not, or goes on after a resume.
         num_entries: Entries folded; the number of the last one.
@@ -126,6 +129,7 @@ class JobLog:
     busy_seconds: float = 0.0
     charged: tuple[int, ...] = ()
     timing: Mapping[str, Any] | None = None
+    limits: tuple[Mapping[str, Any], ...] | None = None
     total_steps: int = 0
     end_reason: str | None = None
     num_entries: int = 0
@@ -278,11 +282,19 @@ class LogFolder:
         submitted = self._submitted.get(number)
         state = self._states[number]
         segment = self._segment(data, checkpoint=submitted.checkpoint if submitted else None)
+        least = data.get("least_memory_bytes")
         self._clear(number)
         self._failed[number] = SegmentFailed(
-            segment=segment, kind=FailureKind(data["kind"]), message=str(data["message"])
+            segment=segment,
+            kind=FailureKind(data["kind"]),
+            message=str(data["message"]),
+            least_memory_bytes=least,
         )
-        self._change(number, num_failures=state.num_failures + 1)
+        self._change(
+            number,
+            num_failures=state.num_failures + 1,
+            least_memory_bytes=least or state.least_memory_bytes,
+        )
         self._add_busy(entry, data)
 
     def _add_decision(self, entry: Entry, data: Mapping[str, Any]) -> None:
@@ -294,6 +306,9 @@ class LogFolder:
             self._due.add(number)
         has_reason = status not in (TrialStatus.RUNNING, TrialStatus.COMPLETED)
         self._change(number, status=status, reason=str(data["reason"]) if has_reason else "")
+
+    def _add_limits(self, entry: Entry, data: Mapping[str, Any]) -> None:
+        self._update(limits=tuple(data["limits"]))
 
     def _add_timing(self, entry: Entry, data: Mapping[str, Any]) -> None:
         self._update(timing=dict(data))
@@ -410,6 +425,7 @@ def failure_data(failed: SegmentFailed) -> dict[str, Any]:
         "kind": failed.kind.value,
         "message": failed.message,
         "attempt": failed.segment.attempt,
+        "least_memory_bytes": failed.least_memory_bytes,
     }
 
 
@@ -430,7 +446,7 @@ def decision_data(trial: int, step: int, action: str, reason: str) -> dict[str, 
 def unique_fact(kind: str, data: Mapping[str, Any]) -> str | None:
     """Return the name under which an entry is true once, or None where it may repeat."""
     match kind:
-        case "job" | "prepared" | "timing":
+        case "job" | "prepared" | "timing" | "limits":
             return kind
         case "proposal":
             return f"proposal/{data['trial']}"

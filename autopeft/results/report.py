@@ -32,20 +32,24 @@ from autopeft.results.calibration import (
     measured_bytes,
     measured_memory,
     memory_ratio,
+    memory_source,
 )
 from autopeft.results.correlation import answer_metric, score_and_answers
 from autopeft.results.front import pareto_front
 from autopeft.results.hypervolume import front_hypervolume
 from autopeft.results.job_log import JobLog, finite_or_none
+from autopeft.results.limits import limits_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from autopeft.results.query import Answer
+
 SCHEMA_VERSION = 1
 
 MEMORY_COLUMNS = (
-    "memory_bytes", "memory_ratio", "expected_memory_bytes", "memory_kind", "base_memory_bytes",
-    "reserved_memory_bytes",
+    "memory_bytes", "memory_ratio", "expected_memory_bytes", "expected_memory_source",
+    "memory_kind", "base_memory_bytes", "reserved_memory_bytes",
 )  # fmt: skip
 TRIAL_COLUMNS = (
     "trial", "status", "reason", "origin", "configuration", "methods", "learning_rate", "seed",
@@ -54,13 +58,13 @@ TRIAL_COLUMNS = (
 )  # fmt: skip
 FRONT_COLUMNS = (
     "trial", "configuration", "origin", "seed", "score", "best_score", "metric", "metric_value",
-    "answer_metric", "answer_metric_value", *COST_NAMES, "memory_bytes", "memory_ratio", "steps",
-    "seconds",
+    "answer_metric", "answer_metric_value", *COST_NAMES, "memory_bytes", "memory_ratio",
+    "expected_memory_bytes", "expected_memory_source", "steps", "seconds",
 )  # fmt: skip
 CURVE_COLUMNS = ("trial", "step", "score", "seconds", "memory_bytes")
 
 
-def summary(log: JobLog) -> dict[str, Any]:
+def summary(log: JobLog, answer: Answer | None = None) -> dict[str, Any]:
     """Return what ``show --format json`` prints: plain JSON, NaN as None.
 
     ``trials`` counts every finished trial under exactly one of ``completed``, ``stopped``,
@@ -68,9 +72,13 @@ def summary(log: JobLog) -> dict[str, Any]:
     is ordered by score, best first; see :func:`front_point`. ``broken_constraints`` says by
     number of trial what keeps completed trials off the front. ``hypervolume`` is None before a
     job is prepared.
-    ``memory_calibration`` is what measured memory says of predictions.
+    ``memory_calibration`` is what measured memory says of predictions, ``limits`` what each limit
+    on known costs did.
     ``score_and_answers`` is None unless the job scores generated answers: it says how alike
     score and answers rank the trials.
+
+    With the answer to a query ``front`` is the front of the trials that keep its limits, and
+    ``where`` says which these are; all else tells of the whole job.
     """
     states = log.trials
     counts = count_statuses(states)
@@ -87,7 +95,8 @@ def summary(log: JobLog) -> dict[str, Any]:
         "num_unfinished": len(states) - sum(counts.values()),
         "num_breaking_constraints": len(broken),
         "broken_constraints": {str(number): texts for number, texts in broken.items()},
-        "front": [front_point(log, state) for state in front_of(log)],
+        **({} if answer is None else {"where": answer.to_json()}),
+        "front": [front_point(log, state) for state in front_of(log, answer)],
         "hypervolume": None if scale is None else front_hypervolume(states, scale),
         "objectives": None if scale is None else [scale.metric, *scale.cost_names],
         "task": prepared.get("task"),
@@ -97,6 +106,7 @@ def summary(log: JobLog) -> dict[str, Any]:
         "answer_metric": answer_metric(log),
         "score_and_answers": None if correlation is None else correlation.to_json(),
         "memory_calibration": calibration_of(states).to_json(),
+        "limits": limits_of(log),
         "total_steps": log.total_steps,
         "seconds": log.spent_seconds,
         "num_runs": log.num_runs,
@@ -104,8 +114,13 @@ def summary(log: JobLog) -> dict[str, Any]:
     }
 
 
-def front_of(log: JobLog) -> list[TrialState]:
-    """Return the front of a job, best score first; empty before it is prepared."""
+def front_of(log: JobLog, answer: Answer | None = None) -> list[TrialState]:
+    """Return the front of a job, or of what a query allows, best score first.
+
+    It is empty before the job is prepared.
+    """
+    if answer is not None:
+        return list(answer.front)
     return [] if log.scale is None else pareto_front(log.trials, log.scale)
 
 
@@ -168,6 +183,7 @@ def memory_facts(state: TrialState, calibration: Calibration) -> dict[str, Any]:
         "memory_bytes": measured_bytes(state),
         "memory_ratio": memory_ratio(state),
         "expected_memory_bytes": expected_bytes(state, calibration),
+        "expected_memory_source": memory_source(state, calibration),
         "memory_kind": None if memory is None else memory.kind,
         "base_memory_bytes": None if memory is None else memory.base_bytes,
         "reserved_memory_bytes": None if memory is None else memory.reserved_bytes,
@@ -208,8 +224,8 @@ def is_baseline(state: TrialState) -> bool:
     return state.trial.origin in BASELINE_ORIGINS
 
 
-def trials_frame(log: JobLog) -> pd.DataFrame:
-    """Return one row per trial, in the order of proposal.
+def trials_frame(log: JobLog, answer: Answer | None = None) -> pd.DataFrame:
+    """Return one row per trial, in the order of proposal; of those a query allows, if one is given.
 
     Columns: ``TRIAL_COLUMNS``, then for each method that occurs ``<method>.layers`` and
     ``<method>.<setting>`` (missing where a trial does not have it), then each metric at the
@@ -218,11 +234,11 @@ def trials_frame(log: JobLog) -> pd.DataFrame:
     constraint of the job says which in ``broken_constraints``, and ``reason`` says so of a
     completed trial, which is not on the front for that.
     """
-    front = {state.trial.number for state in front_of(log)}
+    front = {state.trial.number for state in front_of(log, answer)}
     metric = "" if log.scale is None else log.scale.metric
     calibration = calibration_of(log.trials)
     rows = []
-    for state in log.trials:
+    for state in log.trials if answer is None else answer.allowed:
         trial = state.trial
         row: dict[str, Any] = {
             "trial": trial.number,
@@ -259,14 +275,14 @@ def trials_frame(log: JobLog) -> pd.DataFrame:
     return _frame(rows, TRIAL_COLUMNS, [*sorted(settings), *sorted(metrics)])
 
 
-def front_frame(log: JobLog) -> pd.DataFrame:
-    """Return one row per front member, best score first.
+def front_frame(log: JobLog, answer: Answer | None = None) -> pd.DataFrame:
+    """Return one row per member of the front, or of the front under a query, best score first.
 
     Columns: ``FRONT_COLUMNS``, then each metric at the latest step as ``metric.<name>``.
     ``configuration`` is one line for people; the full one is in :func:`summary`.
     """
     rows = []
-    for state in front_of(log):
+    for state in front_of(log, answer):
         point = front_point(log, state)
         metrics = {f"metric.{name}": value for name, value in point["metrics"].items()}
         rows.append({**point, "configuration": point["description"], **metrics})

@@ -37,7 +37,7 @@ def pick(states: Sequence[TrialState], scale: ObjectiveScale, which: str | int) 
         AutopeftError: an unknown word, an unknown number, a trial that did not complete, or
             no completed trial at all.
     """
-    number = _as_number(which)
+    number = trial_number(which)
     if number is not None:
         return _numbered(states, number)
     if which not in WISHES:
@@ -87,7 +87,8 @@ def _unit(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.zeros(len(values)) if high == low else (values - low) / (high - low)
 
 
-def _as_number(which: str | int) -> int | None:
+def trial_number(which: str | int) -> int | None:
+    """Return the number that a choice is; None where it is a wish."""
     if isinstance(which, int):
         return which
     text = which.strip()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from autopeft.search_spaces.composition import MethodSets
 from autopeft.search_spaces.configuration import Configuration, Module
 from autopeft.search_spaces.part import LAYERS, LearningRates, Part
+from autopeft.search_spaces.training_domain import NO_TRAINING, TrainingDomain
 
 Values = Mapping[str, Mapping[str, Any]]
 
@@ -20,13 +22,20 @@ class Composer:
         methods: Which sets of them a configuration may hold.
         shares_layers: Whether all methods that can be placed stand on the same layers. A
             method without a site there is left out of the configuration.
+        training: The training settings that are searched.
     """
 
     def __init__(
-        self, parts: Mapping[str, Part], methods: MethodSets, *, shares_layers: bool = False
+        self,
+        parts: Mapping[str, Part],
+        methods: MethodSets,
+        *,
+        shares_layers: bool = False,
+        training: TrainingDomain = NO_TRAINING,
     ) -> None:
         self.parts = parts
         self.methods = methods
+        self.training = training
         self.sharing = frozenset(
             name
             for name, part in parts.items()
@@ -42,13 +51,17 @@ class Composer:
             self._rates[key] = LearningRates.middle([self.parts[n].learning_rates for n in key])
         return self._rates[key]
 
-    def configuration(self, values: Values, position: float) -> Configuration:
+    def configuration(
+        self, values: Values, position: float, training: Mapping[str, Any] = MappingProxyType({})
+    ) -> Configuration:
         """Return the member that has these values.
 
         Args:
             values: For each part a value for each of its domains. Where layers are shared,
                 the first one's hold for all.
             position: Where the learning rate lies in what the parts allow, in [0, 1].
+            training: Values of the training settings that are searched; their defaults where
+                they are missing. The nearest that the methods can be trained with are taken.
         """
         modules = self._shared(values) if self.sharing & values.keys() else {}
         modules |= {
@@ -56,8 +69,12 @@ class Composer:
             for name, given in values.items()
             if name not in self.sharing
         }
-        rates = self.learning_rates(self.methods.sort(modules))
-        return Configuration(modules=tuple(modules.values()), learning_rate=rates.at(position))
+        names = self.methods.sort(modules)
+        return Configuration(
+            modules=tuple(modules.values()),
+            learning_rate=self.learning_rates(names).at(position),
+            training=self.training.nearest(training, self.methods.mask(names)),
+        )
 
     def _shared(self, values: Values) -> dict[str, Module]:
         """Return the modules that share layers; default layers where none has a site there."""
@@ -131,6 +148,7 @@ class Composer:
                 f"learning_rate is {configuration.learning_rate:g}, expected "
                 f"{rates.low:g} to {rates.high:g}"
             )
+        reasons += self.training.explain(configuration.training, self.methods.mask(names))
         if not reasons and self.sharing:
             values = self.values(configuration)
             layers = {given[LAYERS] for name, given in values.items() if name in self.sharing}

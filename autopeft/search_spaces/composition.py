@@ -8,6 +8,9 @@ space allows, and no two of its methods rule each other out. Two methods do wher
 - both must be the first on a layer (``Method.needs_bare_layers``);
 - the space takes one method of a family and both are of one.
 
+Where training settings are searched, the methods must also have a combination of them that all
+can be trained with; see :mod:`~autopeft.search_spaces.training_domain`.
+
 Any subset of such a set is one too, so that everything here works by adding and removing
 single methods, and costs the same for five methods as for a hundred. A space may instead ask
 for all of its methods in each configuration.
@@ -23,6 +26,7 @@ import numpy as np
 
 from autopeft.search_spaces.domains import Domain, SubsetDomain
 from autopeft.search_spaces.part import Part
+from autopeft.search_spaces.training_domain import EVERY, common
 
 Combine = Literal["one", "any", "all"]
 #: Methods in one configuration at most, where a space does not say.
@@ -39,16 +43,25 @@ class MethodSets(Domain):
         names: The methods, sorted.
         conflicts: For each method those that never stand beside it, symmetric.
         max_methods: Largest size of a set.
+        masks: The training settings that each can be trained with, as bits; all where None.
     """
 
     def __init__(
-        self, names: Sequence[str], conflicts: Mapping[str, frozenset[str]], max_methods: int
+        self,
+        names: Sequence[str],
+        conflicts: Mapping[str, frozenset[str]],
+        max_methods: int,
+        masks: Mapping[str, int] | None = None,
     ) -> None:
         self.name = "method"
         self.values = tuple(names)
         self.conflicts = conflicts
+        self.masks = masks or dict.fromkeys(self.values, EVERY)
         self._place = {name: place for place, name in enumerate(self.values)}
-        can_pair = any(b not in conflicts[a] for a, b in combinations(self.values, 2))
+        can_pair = any(
+            b not in conflicts[a] and self.masks[a] & self.masks[b]
+            for a, b in combinations(self.values, 2)
+        )
         self.max_methods = min(max_methods, len(self.values)) if can_pair else 1
         self.columns = tuple(f"method:{name}" for name in self.values)
         self.is_constant = len(self.values) == 1
@@ -61,7 +74,13 @@ class MethodSets(Domain):
         places = [self._place.get(item, -1) for item in value]
         if places[0] < 0 or not all(a < b for a, b in pairwise(places)):
             return False
+        if not self.mask(value):
+            return False
         return not any(b in self.conflicts[a] for a, b in combinations(value, 2))
+
+    def mask(self, names: Iterable[str]) -> int:
+        """Return the training settings that all of some methods can be trained with, as bits."""
+        return common(self.masks[name] for name in names)
 
     def describe(self) -> str:
         """Say in a few words what the values are."""
@@ -134,16 +153,19 @@ class MethodSets(Domain):
     def _beside(self, chosen: Iterable[str]) -> list[str]:
         taken = set(chosen)
         barred = taken.union(*(self.conflicts[name] for name in taken)) if taken else taken
-        return [name for name in self.values if name not in barred]
+        left = self.mask(taken)
+        return [name for name in self.values if name not in barred and left & self.masks[name]]
 
     def _compatible(self, names: Iterable[str], size: int) -> tuple[str, ...]:
         """Add the names one after the other where they fit, up to a size."""
         found: list[str] = []
         barred: set[str] = set()
+        left = EVERY
         for name in names:
-            if name not in barred:
+            if name not in barred and left & self.masks[name]:
                 found.append(name)
                 barred |= self.conflicts[name]
+                left &= self.masks[name]
                 if len(found) == size:
                     break
         return self.sort(found)
@@ -154,11 +176,14 @@ class WholeSets(MethodSets):
 
     Args:
         names: All names, sorted.
-        whole: Those that are always together.
+        whole: Those that are always together; there are training settings for all of them.
+        masks: As for :class:`MethodSets`.
     """
 
-    def __init__(self, names: Sequence[str], whole: Sequence[str]) -> None:
-        super().__init__(names, dict.fromkeys(names, frozenset()), len(names))
+    def __init__(
+        self, names: Sequence[str], whole: Sequence[str], masks: Mapping[str, int] | None = None
+    ) -> None:
+        super().__init__(names, dict.fromkeys(names, frozenset()), len(names), masks)
         sets = [self.sort(whole), *((name,) for name in names if name not in whole)]
         self._sets = SubsetDomain("method", self.values, allowed=sets, default=sets[0])
         self.columns = self._sets.columns

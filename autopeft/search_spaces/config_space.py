@@ -16,6 +16,7 @@ from autopeft.search_spaces.domains import Domain, SubsetDomain, ValueDomain
 from autopeft.search_spaces.part import LAYERS
 from autopeft.search_spaces.placement import LayerDomain
 from autopeft.search_spaces.space import SearchSpace
+from autopeft.search_spaces.training_domain import PREFIX
 
 if TYPE_CHECKING:
     from ConfigSpace import ConfigurationSpace
@@ -64,6 +65,8 @@ class ConfigSpaceView:
             for key, domain in part.all_domains.items():
                 if key != LAYERS or part.name not in self._composer.sharing:
                     self._add(declared, domain, part.name)
+        for name in self.space.training.varied:
+            declared.add(_one_of(PREFIX + name, self.space.training.domains[name]))
         return declared
 
     def _add(self, declared: ConfigurationSpace, domain: Domain, method: str) -> None:
@@ -107,7 +110,8 @@ class ConfigSpaceView:
                 else domain.default
                 for name, domain in self.space.parts[method].all_domains.items()
             }
-        return self._composer.configuration(chosen, plain[LEARNING_RATE])
+        training = {name: plain[PREFIX + name] for name in self.space.training.varied}
+        return self._composer.configuration(chosen, plain[LEARNING_RATE], training)
 
     def _owner(self, method: str, dimension: str) -> str:
         """Return under whose name a dimension of a method stands."""
@@ -130,12 +134,22 @@ class ConfigSpaceView:
         for method, given in chosen.items():
             for name, domain in self.space.parts[method].all_domains.items():
                 found.update(_write(domain, self._owner(method, name), given[name]))
-        return found
+        training = dict(configuration.training)
+        return found | {PREFIX + name: training[name] for name in self.space.training.varied}
+
+
+def _one_of(name: str, domain: ValueDomain) -> Any:
+    """Return the hyperparameter of one value of several."""
+    from ConfigSpace import OrdinalHyperparameter
+
+    if domain.is_ordered:
+        return OrdinalHyperparameter(name, list(domain.values), default_value=domain.default)
+    return _categorical(name, domain.values, default=domain.default)
 
 
 def _hyperparameters(domain: Domain, method: str) -> list[tuple[Any, str | None]]:
     """Return a domain's hyperparameters, each with the kind of placement it depends on."""
-    from ConfigSpace import OrdinalHyperparameter, UniformIntegerHyperparameter
+    from ConfigSpace import UniformIntegerHyperparameter
 
     if domain.is_constant:
         return []
@@ -155,10 +169,7 @@ def _hyperparameters(domain: Domain, method: str) -> list[tuple[Any, str | None]
         return found
     name = f"{method}:{domain.name}"
     if isinstance(domain, ValueDomain):
-        if domain.is_ordered:
-            values = list(domain.values)
-            return [(OrdinalHyperparameter(name, values, default_value=domain.default), None)]
-        return [(_categorical(name, domain.values, default=domain.default), None)]
+        return [(_one_of(name, domain), None)]
     assert isinstance(domain, SubsetDomain)
     if domain.allowed is None:
         return [(_flag(f"{name}:{value}"), None) for value in domain.values]

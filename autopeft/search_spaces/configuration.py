@@ -17,6 +17,8 @@ from autopeft.errors import InvalidSpaceError
 SCHEMA_VERSION = 1
 
 Setting = int | float | str | bool | tuple[str, ...]
+#: Values of training settings, ``(name, value)`` pairs sorted by name.
+Training = tuple[tuple[str, int | float | str | bool], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,15 +72,18 @@ class Module:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """What one trial trains: modules and the learning rate they train with.
+    """What one trial trains: modules and what they train with.
 
     Attributes:
         modules: At most one per method, sorted by method; empty trains the task head alone.
         learning_rate: Peak learning rate, kept to six significant digits.
+        training: The training settings that the space searches, each with its value here; they
+            take the place of the job's own. Empty where it searches none.
     """
 
     modules: tuple[Module, ...]
     learning_rate: float
+    training: Training = ()
 
     def __post_init__(self) -> None:
         ordered = tuple(sorted(self.modules, key=lambda module: module.method))
@@ -89,6 +94,11 @@ class Configuration:
             )
         object.__setattr__(self, "modules", ordered)
         object.__setattr__(self, "learning_rate", float(f"{self.learning_rate:.6g}"))
+        settings = tuple(sorted(self.training, key=lambda pair: pair[0]))
+        if len(dict(settings)) != len(settings):
+            names = ", ".join(name for name, _ in settings)
+            raise InvalidSpaceError(f"a configuration sets each setting once, got {names}")
+        object.__setattr__(self, "training", settings)
 
     @property
     def key(self) -> str:
@@ -107,6 +117,7 @@ class Configuration:
             "schema_version": SCHEMA_VERSION,
             "learning_rate": self.learning_rate,
             "modules": [module.to_json() for module in self.modules],
+            **({"training": dict(self.training)} if self.training else {}),
         }
 
     @classmethod
@@ -125,8 +136,12 @@ class Configuration:
             )
         try:
             modules = tuple(Module.from_json(module) for module in data["modules"])
-            return cls(modules=modules, learning_rate=float(data["learning_rate"]))
-        except (KeyError, TypeError, ValueError) as error:
+            return cls(
+                modules=modules,
+                learning_rate=float(data["learning_rate"]),
+                training=_training_from_json(data.get("training", {})),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InvalidSpaceError(f"not a configuration: {error!r}") from error
 
     def __str__(self) -> str:
@@ -137,7 +152,17 @@ class Configuration:
                 f"{key}={_short(value)}" for key, value in module.settings if value is not False
             )
             parts.append(f"{module.method}[{_ranges(module.layers)}] {settings}".rstrip())
-        return f"{' + '.join(parts) or 'head only'} lr={self.learning_rate:.3g}"
+        rate = f"lr={self.learning_rate:.3g}"
+        trained = (f"{name}={_short(value)}" for name, value in self.training if value is not False)
+        return " ".join([" + ".join(parts) or "head only", rate, *trained])
+
+
+def _training_from_json(data: Mapping[str, Any]) -> Training:
+    """Read training settings; ValueError where one has no plain value."""
+    for name, value in data.items():
+        if not isinstance(value, int | float | str):
+            raise ValueError(f"the training setting {name} is {value!r}")
+    return tuple(data.items())
 
 
 def _short(value: Setting) -> str:

@@ -5,7 +5,8 @@ method's own range, so that "high for this method" means the same for all), and 
 for each dimension. Methods that never stand in one configuration share the columns of
 dimensions of the same name: one flag per layer, one per site. So a space with one method in
 each configuration has one block of columns; where several can stand together each has its
-own, or each family where the space takes one method of a family. What does not apply is
+own, or each family where the space takes one method of a family. The last columns are those of
+the training settings that are searched. What does not apply is
 :data:`~.domains.NEUTRAL`; dimensions with a single value have no column.
 """
 
@@ -64,7 +65,8 @@ class Encoding:
                 if not domain.is_constant:
                     prefix = blocks.prefix(part.name, name)
                     names += [prefix + column for column in domain.columns]
-        self.names = tuple(dict.fromkeys(names))
+        self._training = composer.training
+        self.names = (*dict.fromkeys(names), *self._training.columns)
         self._place = {name: place for place, name in enumerate(self.names)}
         self._rate = self._place.get("learning_rate")
         self._columns = {name: self._columns_of(part) for name, part in parts.items()}
@@ -121,6 +123,8 @@ class Encoding:
                     codes.update(zip(places, domain.encode(given[name]), strict=True))
         if self._rate is not None:
             codes[self._rate] = self._composer.position(configuration)
+        first = len(self.names) - len(self._training.columns)
+        codes.update(enumerate(self._training.encode(configuration.training), start=first))
         return codes
 
     def decode(self, X: ArrayLike) -> list[Configuration]:
@@ -150,7 +154,8 @@ class Encoding:
             for method in methods
         }
         position = NEUTRAL if self._rate is None else row[self._rate]
-        return self._composer.configuration(values, position)
+        training = self._training.decode(row[len(row) - len(self._training.columns) :])
+        return self._composer.configuration(values, position, training)
 
     def learning_rates(self, methods: Sequence[str]) -> LearningRates:
         """Return what a configuration of these methods may be trained with."""

@@ -7,7 +7,7 @@ which PEFT configuration it becomes. It never sees a model.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -107,6 +107,13 @@ class Method(ABC):
         ``task_type`` and ``modules_to_save`` are the worker's to add.
         """
 
+    def num_lora_a(self, shape: ModelShape, module: Module) -> int:
+        """Return how many of the trainable parameters are LoRA's first matrices, A.
+
+        The optimiser ``lora-fa`` leaves them as they start. By default none are.
+        """
+        return 0
+
     def num_saved_parameters(self, shape: ModelShape, module: Module) -> int:
         """Return the numbers in the adapter file, head excluded; by default what trains.
 
@@ -202,6 +209,23 @@ class Method(ABC):
 
 
 METHODS: Registry[Method] = Registry("methods", package="autopeft.search_spaces.methods")
+
+
+def num_trained(shape: ModelShape, modules: Iterable[Module], optimizer: str) -> int:
+    """Return how many parameters of modules train under an optimiser, head excluded.
+
+    Args:
+        shape: Of the model they are put on.
+        modules: Those of one configuration.
+        optimizer: Its name; ``lora-fa`` alone leaves some as they start.
+    """
+    total = 0
+    for module in modules:
+        method = get_method(module.method)
+        total += method.num_parameters(shape, module)
+        if optimizer == "lora-fa":
+            total -= method.num_lora_a(shape, module)
+    return total
 
 
 def get_method(name: str) -> Method:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ class Mutation:
         self._composer = composer
         self._methods = composer.methods
         self._prior = prior
+        self._training = composer.training
 
     def change(self, configuration: Configuration, generator: np.random.Generator) -> Configuration:
         """Return a configuration with one or two dimensions changed; rarely the same one."""
@@ -45,13 +47,18 @@ class Mutation:
         for part in names:
             domains = self._composer.parts[part].all_domains
             choices += [(part, name) for name, d in domains.items() if not d.is_constant]
+        choices += [("", name) for name in self._training.varied]
         if not choices:
             return configuration
         part, name = choices[int(generator.integers(len(choices)))]
         place = rates.position(configuration.learning_rate)
         if name == "learning_rate":
             rate = rates.at(place + generator.normal(0.0, LEARNING_RATE_STEP))
-            return Configuration(modules=configuration.modules, learning_rate=rate)
+            return replace(configuration, learning_rate=rate)
+        if not part and name in self._training.varied:
+            mask = self._methods.mask(names)
+            training = self._training.neighbour(configuration.training, name, generator, mask)
+            return replace(configuration, training=training)
         values = self._composer.values(configuration)
         if name == "method":
             values = self._other_methods(values, generator)
@@ -61,10 +68,10 @@ class Mutation:
             if name == LAYERS and part in self._composer.sharing:
                 for other in self._composer.sharing & values.keys():
                     values[other][LAYERS] = values[part][LAYERS]
-        changed = self._composer.configuration(values, place)
+        changed = self._composer.configuration(values, place, dict(configuration.training))
         if self._composer.names(changed) != names:
             return changed
-        return Configuration(modules=changed.modules, learning_rate=configuration.learning_rate)
+        return replace(changed, learning_rate=configuration.learning_rate)
 
     def _other_methods(
         self, values: dict[str, dict[str, Any]], generator: np.random.Generator

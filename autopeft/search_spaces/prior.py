@@ -37,7 +37,8 @@ class Prior:
         for key, size in sizes.items():
             starts[key] = total
             total += size
-        self.num_coordinates = total
+        self._training = total
+        self.num_coordinates = total + composer.training.num_coordinates
         self._draws = {
             part.name: [
                 (name, domain, starts[blocks.prefix(part.name, name) + name])
@@ -50,7 +51,8 @@ class Prior:
         """Return the configuration at a point of the unit cube."""
         methods = self._methods.draw(u[: self._first - 1])
         values = {method: self.values(method, u) for method in methods}
-        return self._composer.configuration(values, u[self._first - 1])
+        training = self._composer.training.draw(u[self._training :])
+        return self._composer.configuration(values, u[self._first - 1], training)
 
     def values(self, method: str, u: Sequence[float]) -> dict[str, Any]:
         """Return a value for each domain of one method at a point of the unit cube."""

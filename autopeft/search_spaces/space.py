@@ -19,7 +19,7 @@ from autopeft.search_spaces.composition import (
     WholeSets,
     conflicts_among,
 )
-from autopeft.search_spaces.configuration import Configuration, Module
+from autopeft.search_spaces.configuration import Configuration, Module, Training
 from autopeft.search_spaces.encoding import Blocks, Encoding
 from autopeft.search_spaces.mutation import Mutation
 from autopeft.search_spaces.part import LAYERS, LearningRates, Part
@@ -27,6 +27,7 @@ from autopeft.search_spaces.portfolio import MAX_DEFAULTS, known_good, origin_of
 from autopeft.search_spaces.prior import Prior
 from autopeft.search_spaces.space_files import SpaceSpec, preset_names, read_spec
 from autopeft.search_spaces.spec import parse, space_problems
+from autopeft.search_spaces.training_domain import NO_TRAINING, JobTraining, TrainingDomain
 
 __all__ = ["SearchSpace", "check_space", "load_space", "lora_sweep_space", "preset_names"]
 
@@ -47,6 +48,7 @@ class SearchSpace:
         shares_layers: Whether all methods of a configuration stand on the same layers.
         included: Published adapters to try first; those that the parts' dimensions do not
             reach are parts of their own.
+        training: The training settings that are searched.
         notes: What was left out and why, for people.
     """
 
@@ -61,6 +63,7 @@ class SearchSpace:
         one_per_family: bool = False,
         shares_layers: bool = False,
         included: Sequence[Module] = (),
+        training: TrainingDomain = NO_TRAINING,
         notes: Sequence[str] = (),
     ) -> None:
         self.name = name
@@ -69,8 +72,11 @@ class SearchSpace:
         self.included = tuple(included)
         self.notes = tuple(notes)
         self.parts = {part.name: part for part in sorted(parts, key=lambda part: part.name)}
+        self.training = training
         self.method_sets = self._method_sets(max_methods, one_per_family)
-        self.composer = Composer(self.parts, self.method_sets, shares_layers=shares_layers)
+        self.composer = Composer(
+            self.parts, self.method_sets, shares_layers=shares_layers, training=training
+        )
         blocks = Blocks(self._groups(one_per_family), self.composer.sharing)
         self._encoding = Encoding(self.composer, blocks)
         self._prior = Prior(self.composer, blocks)
@@ -79,10 +85,12 @@ class SearchSpace:
 
     def _method_sets(self, max_methods: int, one_per_family: bool) -> MethodSets:
         names = tuple(self.parts)
+        masks = {n: self.training.mask(part.method, self.shape) for n, part in self.parts.items()}
         if self.combine == "all":
-            return WholeSets(names, [n for n, part in self.parts.items() if part.fixed is None])
+            whole = [name for name, part in self.parts.items() if part.fixed is None]
+            return WholeSets(names, whole, masks)
         conflicts = conflicts_among(self.parts.values(), one_per_family=one_per_family)
-        return MethodSets(names, conflicts, 1 if self.combine == "one" else max_methods)
+        return MethodSets(names, conflicts, 1 if self.combine == "one" else max_methods, masks)
 
     def _groups(self, one_per_family: bool) -> dict[str, str]:
         """Return which parts share columns: those that never stand in one configuration."""
@@ -183,8 +191,8 @@ class SearchSpace:
                 name: domain.nearest(given[name]) if name in given else domain.default
                 for name, domain in part.all_domains.items()
             }
-        rates = self.learning_rates(configuration.methods)
-        return self.composer.configuration(values, rates.position(configuration.learning_rate))
+        position = self.learning_rates(configuration.methods).position(configuration.learning_rate)
+        return self.composer.configuration(values, position, dict(configuration.training))
 
     def learning_rates(self, methods: Sequence[str]) -> LearningRates:
         """Return the learning rates of configurations that hold these methods."""
@@ -216,7 +224,9 @@ class SearchSpace:
         for module in self.included:
             names = self.composer.names(Configuration(modules=(module,), learning_rate=1.0))
             rate = self.learning_rates(names).default
-            found[Configuration(modules=(module,), learning_rate=rate)] = "included"
+            training = self.training.nearest({}, self.method_sets.mask(names))
+            own = Configuration(modules=(module,), learning_rate=rate, training=training)
+            found[own] = "included"
         for wanted in known_good(self.shape, self.parts):
             member = self.nearest(wanted)
             if member is not None:
@@ -262,11 +272,17 @@ class SearchSpace:
             lines += [f"  {name}: {domain.describe()}" for name, domain in part.domains.items()]
             lines.append(f"  placement: {part.layers.describe()}")
             lines.append(f"  learning_rate: {rates.low:g} to {rates.high:g}")
+        if self.training.domains:
+            lines += ["training: of every method", *self.training.describe()]
         return [*lines, *self.notes]
 
 
 def load_space(
-    spec: str | Path | Mapping[str, Any], shape: ModelShape, *, base: Path | None = None
+    spec: str | Path | Mapping[str, Any],
+    shape: ModelShape,
+    *,
+    base: Path | None = None,
+    training: JobTraining | None = None,
 ) -> SearchSpace:
     """Build a space on one model.
 
@@ -274,16 +290,18 @@ def load_space(
         spec: Name of a preset, a YAML file relative to ``base``, or its content.
         shape: The model.
         base: Folder that relative paths start from; the working folder where None.
+        training: The job's own training settings, which those that are searched start from;
+            where None, they start from the first value of each.
 
     Raises:
         InvalidSpaceError: with every problem found, one line each.
     """
     found = read_spec(spec, base=base)
-    return _build(found, shape)
+    return _build(found, shape, training)
 
 
-def _build(spec: SpaceSpec, shape: ModelShape) -> SearchSpace:
-    parsed = parse(spec, shape)
+def _build(spec: SpaceSpec, shape: ModelShape, training: JobTraining | None = None) -> SearchSpace:
+    parsed = parse(spec, shape, training)
     return SearchSpace(
         spec.name,
         shape,
@@ -293,17 +311,28 @@ def _build(spec: SpaceSpec, shape: ModelShape) -> SearchSpace:
         one_per_family=parsed.one_per_family,
         shares_layers=parsed.shares_layers,
         included=parsed.included,
+        training=parsed.training,
         notes=parsed.notes,
     )
 
 
-def check_space(spec: str | Path | Mapping[str, Any], *, base: Path | None = None) -> list[str]:
+def check_space(
+    spec: str | Path | Mapping[str, Any],
+    *,
+    base: Path | None = None,
+    training: JobTraining | None = None,
+) -> list[str]:
     """Return what is wrong with a space as far as it shows without a model."""
-    return space_problems(spec, base=base)
+    return space_problems(spec, base=base, training=training)
 
 
-def lora_sweep_space(shape: ModelShape) -> SearchSpace:
-    """Return the baseline everybody knows: LoRA on all linear layers, rank x learning rate."""
+def lora_sweep_space(shape: ModelShape, training: Training = ()) -> SearchSpace:
+    """Return the baseline everybody knows: LoRA on all linear layers, rank x learning rate.
+
+    Args:
+        shape: The model.
+        training: What all of it is trained with, where the job's space searches such settings.
+    """
     settings = {
         "sites": "all",
         "alpha_ratio": 2.0,
@@ -311,5 +340,7 @@ def lora_sweep_space(shape: ModelShape) -> SearchSpace:
         "rslora": False,
         "placement": "all",
     }
-    spec = SpaceSpec(name="lora-sweep", data={"methods": {"lora": settings}})
-    return _build(spec, shape)
+    data: dict[str, Any] = {"methods": {"lora": settings}}
+    if training:
+        data["training"] = dict(training)
+    return _build(SpaceSpec(name="lora-sweep", data=data), shape)

@@ -21,6 +21,9 @@ A space file names methods and restricts what it wants restricted::
         bottleneck: {at_width: 768, values: [12, 48]}   # scaled to the model's width
       ia3:                            # everything it offers
       all:                            # every other method that the model can use
+    training:                         # training settings to search, in place of the job's own
+      gradient_checkpointing: [false, true]
+      batch_size: [16, 32]
 
 ``preset: default`` takes a preset, whose keys the other ones replace; its methods are added to.
 Among sites, ``attention``, ``ffn``, ``mixer`` and ``all`` stand for all sites of that kind.
@@ -47,6 +50,14 @@ from autopeft.search_spaces.part_reader import PartReader, shown
 from autopeft.search_spaces.placement import LayerDomain
 from autopeft.search_spaces.reference import REFERENCE_SHAPE
 from autopeft.search_spaces.space_files import ALL, SpaceSpec, read_spec
+from autopeft.search_spaces.training_domain import (
+    NO_TRAINING,
+    JobTraining,
+    TrainingDomain,
+    common,
+    shape_under,
+)
+from autopeft.search_spaces.training_reader import read_training
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "combine": ("one", "any", "all"),
@@ -65,6 +76,7 @@ _KEYS = (
     "placement",
     "preset",
     "sites",
+    "training",
 )
 
 
@@ -78,16 +90,17 @@ class ParsedSpace:
     one_per_family: bool
     shares_layers: bool
     included: tuple[Module, ...]
+    training: TrainingDomain
     notes: tuple[str, ...]
 
 
-def parse(spec: SpaceSpec, shape: ModelShape) -> ParsedSpace:
-    """Check a space against a model.
+def parse(spec: SpaceSpec, shape: ModelShape, training: JobTraining | None = None) -> ParsedSpace:
+    """Check a space against a model, and against the job's own training settings.
 
     Raises:
         InvalidSpaceError: with every problem found, one line each.
     """
-    reader = _Reader(shape, spec)
+    reader = _Reader(shape, spec, training)
     parsed = reader.read(spec.data)
     if reader.problems or parsed is None:
         listed = "\n".join(f"  - {problem}" for problem in reader.problems)
@@ -98,14 +111,19 @@ def parse(spec: SpaceSpec, shape: ModelShape) -> ParsedSpace:
     return parsed
 
 
-def space_problems(spec: str | Path | Mapping[str, Any], *, base: Path | None = None) -> list[str]:
+def space_problems(
+    spec: str | Path | Mapping[str, Any],
+    *,
+    base: Path | None = None,
+    training: JobTraining | None = None,
+) -> list[str]:
     """Return what is wrong with a space as far as it shows without a model."""
     try:
         found = read_spec(spec, base=base)
     except InvalidSpaceError as error:
         is_told = error.hint is None or error.message.endswith("?")
         return [error.message if is_told else f"{error.message}; {error.hint}"]
-    reader = _Reader(REFERENCE_SHAPE, found, is_model_known=False)
+    reader = _Reader(REFERENCE_SHAPE, found, training, is_model_known=False)
     reader.read(found.data)
     return reader.problems
 
@@ -121,9 +139,18 @@ def _layers(config: Mapping[str, Any]) -> str:
 class _Reader:
     """Read one space, collecting problems; each names the key it stands under."""
 
-    def __init__(self, shape: ModelShape, spec: SpaceSpec, *, is_model_known: bool = True) -> None:
+    def __init__(
+        self,
+        shape: ModelShape,
+        spec: SpaceSpec,
+        training: JobTraining | None,
+        *,
+        is_model_known: bool = True,
+    ) -> None:
         self.shape = shape
         self.spec = spec
+        self.job_training = training
+        self.training = NO_TRAINING
         self.is_model_known = is_model_known
         self.problems: list[str] = []
         self.notes: list[str] = []
@@ -136,6 +163,8 @@ class _Reader:
             if key not in _KEYS:
                 self.problems.append(f"{key}: unknown key{did_you_mean(str(key), _KEYS)}")
         chosen = {key: self._choice(data, key) for key in _CHOICES}
+        if "training" in data:
+            self.training = read_training(data["training"], self.job_training, self.problems)
         parts = self._parts(data, chosen)
         included = self._included(data, parts, chosen["deploy"])
         if not parts and not self.problems and self.is_model_known:
@@ -151,6 +180,7 @@ class _Reader:
             one_per_family=self._flag(data, "one_per_family"),
             shares_layers=chosen["layers"] == "shared",
             included=tuple(included),
+            training=self.training,
             notes=tuple(self.notes),
         )
 
@@ -174,6 +204,10 @@ class _Reader:
                 reason = why_apart(a, b)
                 if reason is not None:
                     self.problems.append(f"combine: all, but {a.name} and {b.name}: {reason}")
+            if not common(self.training.mask(part.method, self.shape) for part in whole):
+                self.problems.append(
+                    "combine: all, but no values of the training settings go with all methods"
+                )
         if chosen["deploy"] and found != "one":
             # What is deployed is one adapter.
             if found == "all":
@@ -195,19 +229,25 @@ class _Reader:
         return given is True
 
     def _parts(self, data: Mapping[str, Any], chosen: Mapping[str, str | None]) -> list[Part]:
-        reader = PartReader(
-            self.shape,
-            problems=self.problems,
-            notes=self.notes,
-            defaults={key: data[key] for key in ("placement", "sites") if key in data},
-            deploy=next((each for each in DEPLOYS if each == chosen["deploy"]), None),
-            is_model_known=self.is_model_known,
-        )
+        defaults = {key: data[key] for key in ("placement", "sites") if key in data}
+        deploy = next((each for each in DEPLOYS if each == chosen["deploy"]), None)
         parts = []
         for name, (settings, is_optional) in self._methods(data).items():
+            method = get_method(name)
             # Where all stand together, none can be left out.
             may_lack = is_optional and chosen["combine"] != "all"
-            part = reader.part(get_method(name), settings, is_optional=may_lack)
+            if self.is_model_known and (why := self.training.why_never(method, self.shape)):
+                (self.notes if may_lack else self.problems).append(f"{name} left out: {why}")
+                continue
+            reader = PartReader(
+                self.training.shape_for(method, self.shape),
+                problems=self.problems,
+                notes=self.notes,
+                defaults=defaults,
+                deploy=deploy,
+                is_model_known=self.is_model_known,
+            )
+            part = reader.part(method, settings, is_optional=may_lack)
             if part is not None:
                 parts.append(part)
         return parts
@@ -254,8 +294,8 @@ class _Reader:
         labels: set[str] = set()
         for item in data["include"] if self.is_model_known else []:
             try:
-                module = module_of(item["config"], self.shape)
-                check_deployable(module, self.shape, deploy)
+                module, shape = self._module_of(item["config"])
+                check_deployable(module, shape, deploy)
             except ValueError as error:
                 self.problems.append(f"include: {item['name']}: {error}{_layers(item['config'])}")
                 continue
@@ -274,7 +314,7 @@ class _Reader:
             parts.append(
                 Part(
                     method=method,
-                    shape=self.shape,
+                    shape=shape,
                     domains={},
                     layers=LayerDomain(self.shape.num_layers, ("all",)),
                     learning_rates=rates,
@@ -283,6 +323,25 @@ class _Reader:
                 )
             )
         return found
+
+    def _module_of(self, config: Mapping[str, Any]) -> tuple[Module, ModelShape]:
+        """Return what a PEFT config means, and the model as it can be trained with it.
+
+        Raises:
+            ValueError: it means nothing here, or cannot be trained with any of the settings.
+        """
+        shapes = [shape_under(self.shape, training) for training in self.training.allowed]
+        reason = ValueError("no values of the training settings are left")
+        for shape in dict.fromkeys(reversed(shapes)):
+            try:
+                module = module_of(config, shape)
+            except ValueError as error:
+                reason = error
+                continue
+            if why := self.training.why_never(get_method(module.method), self.shape):
+                raise ValueError(why)
+            return module, shape
+        raise reason
 
     def _check_shared(self, parts: Sequence[Part]) -> None:
         placements = {p.layers.describe() for p in parts if p.method.is_placeable and not p.fixed}

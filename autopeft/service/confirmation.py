@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from autopeft.errors import JobFolderError
 from autopeft.records import BASELINE_ORIGINS, TrialState, TrialStatus
+from autopeft.results.calibration import calibration_of
 from autopeft.results.front import ObjectiveScale, pareto_front
-from autopeft.results.job_log import JobLog
-from autopeft.results.selection import pick
+from autopeft.results.job_log import JobLog, finite_or_none
+from autopeft.results.query import Condition, ask, misses, pick_where
+from autopeft.results.report import metric_value
 from autopeft.service.job_spec import JobSpec
 from autopeft.service.jobs import JobFolder, open_job
 from autopeft.service.observer import Observer
@@ -79,6 +81,9 @@ class Confirmation:
             test examples alone where there is one seed.
         num_test_rows: Rows of the test split.
         answer_metric: Name of the job's own metric of generated answers; None where it has none.
+        where: Limits that the winner keeps, for people.
+        baseline_keeps_where: Whether the baseline keeps them too; where no LoRA does, it is the
+            best of all.
     """
 
     metric: str
@@ -88,6 +93,8 @@ class Confirmation:
     interval: tuple[float, float]
     num_test_rows: int
     answer_metric: str | None = None
+    where: tuple[str, ...] = ()
+    baseline_keeps_where: bool = True
 
     @property
     def num_seeds(self) -> int:
@@ -122,8 +129,13 @@ class Confirmation:
         return {
             "metric": self.metric,
             **({} if self.answer_metric is None else {"answer_metric": self.answer_metric}),
-            "winner": _finalist_json(self.winner),
-            "baseline": _finalist_json(self.baseline),
+            **(
+                {"where": list(self.where), "baseline_keeps_where": self.baseline_keeps_where}
+                if self.where
+                else {}
+            ),
+            "winner": _finalist_json(self.winner, self.metric),
+            "baseline": _finalist_json(self.baseline, self.metric),
             "difference": self.difference,
             "interval": list(self.interval),
             "interval_over": list(self.interval_over),
@@ -139,6 +151,7 @@ def confirm_job(
     against: Path | None = None,
     num_seeds: int = 3,
     observer: Observer,
+    where: str | Sequence[str] = (),
 ) -> Confirmation:
     """Retrain a job's winner and its best plain LoRA, and compare them on the test split.
 
@@ -152,16 +165,20 @@ def confirm_job(
             trial that this job's own portfolio took from the LoRA sweep.
         num_seeds: Retrainings of each; their seeds follow the job's.
         observer: Told of all that happens.
+        where: Limits that the winner must keep, such as ``train_memory_bytes<=24GiB``. The
+            baseline is the best LoRA that keeps them too, if there is one.
 
     Raises:
+        AutopeftError: a limit cannot be read, or nothing keeps all of them.
         JobFolderError: there is nothing to compare, or the two jobs differ in data or training.
         WorkerError: a retraining failed.
     """
     log = open_job(folder)
     spec, scale = _require_finished(log, folder)
-    winner = pick(log.trials, scale, which)
+    winner = pick_where(log, which, where)
+    conditions = ask(log, where).conditions if where else ()
     baseline_folder = against or folder
-    baseline = _best_plain_lora(baseline_folder, log)
+    baseline, keeps = _best_plain_lora(baseline_folder, log, conditions)
     seeds = tuple(spec.seed + 1 + i for i in range(num_seeds))
 
     observer.on_phase("loading libraries")
@@ -216,6 +233,8 @@ def confirm_job(
         interval=interval,
         num_test_rows=workbench.prepared.num_rows["test"],
         answer_metric=answer_metric,
+        where=tuple(map(str, conditions)),
+        baseline_keeps_where=keeps,
     )
 
 
@@ -250,8 +269,13 @@ def _require_finished(log: JobLog, folder: Path) -> tuple[JobSpec, ObjectiveScal
     return JobSpec.from_json(log.spec), log.scale
 
 
-def _best_plain_lora(folder: Path, winner_log: JobLog) -> TrialState:
-    """Return the completed LoRA-sweep trial with the best search-validation score."""
+def _best_plain_lora(
+    folder: Path, winner_log: JobLog, conditions: Sequence[Condition]
+) -> tuple[TrialState, bool]:
+    """Return the completed LoRA-sweep trial with the best search-validation score.
+
+    Of those that keep all conditions, where any does, which is told too.
+    """
     log = open_job(folder)
     _require_finished(log, folder)
     for part in ("fingerprint", "metric", "num_outputs"):
@@ -279,7 +303,9 @@ def _best_plain_lora(folder: Path, winner_log: JobLog) -> TrialState:
             hint="run `autopeft search JOB.yaml --proposer lora-sweep --output DIR` and give "
             "that folder with --against",
         )
-    return max(plain, key=lambda state: state.score)
+    calibration = calibration_of(log.trials)
+    keeping = [state for state in plain if not misses(state, conditions, calibration)]
+    return max(keeping or plain, key=lambda state: state.score), bool(keeping)
 
 
 def _compare(
@@ -331,12 +357,12 @@ def _compare(
     return mean, (mean - half, mean + half)
 
 
-def _finalist_json(finalist: Finalist) -> dict[str, Any]:
+def _finalist_json(finalist: Finalist, metric: str) -> dict[str, Any]:
     trial = finalist.state.trial
     return {
         "trial": trial.number,
         "configuration": trial.configuration.to_json(),
-        "validation_score": finalist.state.score,
+        "validation_value": finite_or_none(metric_value(finalist.state, metric)),
         "seeds": list(finalist.seeds),
         "metric_values": list(finalist.metric_values),
         "mean": finalist.mean,

@@ -16,6 +16,7 @@ any other decision                  nothing
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from dataclasses import replace
@@ -38,11 +39,13 @@ from autopeft.records import (
 from autopeft.results import job_log
 from autopeft.results.front import pareto_front
 from autopeft.results.job_log import JobLog, LogFolder
+from autopeft.results.limits import WORKER_MEMORY, left_out_text, limit_text
 from autopeft.results.sqlite_store import SqliteStore
 from autopeft.results.store import Store
 from autopeft.service.job_spec import JobSpec
 from autopeft.service.jobs import JobFolder, recorded_versions
 from autopeft.service.last_step import keep_metric, last_step_text
+from autopeft.service.limits import find_limits
 from autopeft.service.observer import Observer
 from autopeft.service.quote import quote, rungs_of
 from autopeft.service.segment_costs import SegmentCosts, Timed, time_segments, timings_in
@@ -278,7 +281,11 @@ class _Driver:
             "max_steps": spec.training.steps,
             "seed": spec.seed,
         }
-        self.proposer: Proposer = PROPOSERS.get(spec.proposer)(**arguments)
+        self.proposer: Proposer = PROPOSERS.get(spec.proposer)(
+            **arguments,
+            memory_bytes=workbench.memory_bytes,
+            exact_costs=workbench.exact_costs,
+        )
         self.stopper: Stopper = STOPPERS.get(spec.stopper)(**arguments)
         for entry in store.read():
             self.folder.add(entry)
@@ -307,6 +314,7 @@ class _Driver:
         self._collect_garbage()
         self._charge_lost()
         self._quote(needed=0)
+        self._record_limits()
         while True:
             self._fill()
             if not self.running:
@@ -340,6 +348,20 @@ class _Driver:
         for failed in self.log.failures:
             if not self._may_retry(failed):
                 self._give_up(failed)
+        for number in self.log.due:
+            self._hold_back(self.log.states[number])
+
+    def _hold_back(self, state: TrialState) -> None:
+        """End a trial that exact accounting expects not to fit, before it is sent anywhere."""
+        memory, trial = self.proposer.memory, state.trial
+        if memory is None or state.curve or memory.fits(trial.configuration, trial.costs):
+            return
+        expected = memory.expected_bytes(trial.configuration, trial.costs)
+        reason = (
+            f"not sent: it needs about {expected / 2**20:,.0f} MiB, there are "
+            f"{memory.limit_bytes / 2**20:,.0f} MiB"
+        )
+        self._record_decision(state, "infeasible", reason)
 
     def _owed_segment(self) -> Segment | None:
         """Return the segment of a trial that goes on without further ado."""
@@ -376,14 +398,21 @@ class _Driver:
         return self._next_segment(self.log.states[number])
 
     def _new_segment(self) -> Segment | None:
-        """Propose a configuration and return its first segment."""
+        """Propose configurations until one fits, and return its first segment."""
+        while True:
+            number = len(self.log.states)
+            if self.spec.budget.trials is not None and number >= self.spec.budget.trials:
+                return None
+            proposals = self.proposer.propose(1)
+            if not proposals or not self._take(proposals[0]):
+                return None
+            self._hold_back(self.log.states[number])
+            if number in self.log.due:
+                return self._next_segment(self.log.states[number])
+
+    def _take(self, proposal: Proposal) -> bool:
+        """Record a proposal as a trial; False where the budget has no room for a segment."""
         number = len(self.log.states)
-        if self.spec.budget.trials is not None and number >= self.spec.budget.trials:
-            return None
-        proposals = self.proposer.propose(1)
-        if not proposals:
-            return None
-        proposal: Proposal = proposals[0]
         trial = Trial(
             number=number,
             configuration=proposal.configuration,
@@ -393,14 +422,14 @@ class _Driver:
         )
         first = Segment(trial=trial, from_step=0, to_step=self.stopper.next_rung(0))
         if not self.worker_time.fits(first):
-            return None
+            return False
         of = "" if self.spec.budget.trials is None else f" of {self.spec.budget.trials}"
         self._record(
             "proposal",
             job_log.proposal_data(trial),
             message=f"trial {number}{of} ({trial.origin}): {trial.configuration}",
         )
-        return self._next_segment(self.log.states[number])
+        return True
 
     def _next_segment(self, state: TrialState, attempt: int = 0) -> Segment:
         checkpoint = state.checkpoint
@@ -524,18 +553,37 @@ class _Driver:
         if trials is not None and len(self.log.states) >= trials:
             return f"the budget of {counted(trials, 'trial')} is spent"
         if not self._all_are_allowed():
-            limits = " and ".join(map(str, self.workbench.prepared.scale.constraints))
-            return f"no further configuration keeps {limits}"
+            limits = [str(each) for each in self.workbench.prepared.scale.constraints]
+            known = self.log.limits or ()
+            limits += [limit_text(each) for each in known if each["name"] == WORKER_MEMORY]
+            return f"no further configuration keeps {' and '.join(limits)}"
         return "every configuration of the space has been tried"
 
     def _all_are_allowed(self) -> bool:
         """Tell whether constraints leave the space whole, as far as a sample shows."""
         scale, space = self.workbench.prepared.scale, self.workbench.space
-        if not scale.constraints:
+        if not scale.constraints and self.proposer.memory is None:
             return True
         known = [proposal.configuration for proposal in space.portfolio()]
         known += space.sobol(NUM_LOOKED_AT, seed=self.spec.seed)
-        return all(map(scale.allows, self.workbench.costs(known)))
+        allowed = self.proposer.log_allowed(known, self.workbench.costs(known))
+        return all(math.isfinite(each) for each in allowed)
+
+    def _record_limits(self) -> None:
+        """Record once what each limit leaves out of the space, and tell it."""
+        if self.log.limits is not None or self.log.states:
+            return
+        workbench = self.workbench
+        found = find_limits(
+            workbench.space,
+            workbench.costs,
+            workbench.prepared.scale.constraints,
+            workbench.memory_bytes,
+            seed=self.spec.seed,
+        )
+        if found:
+            texts = [f"{limit_text(each)}: {left_out_text(each)}" for each in found]
+            self._record("limits", {"limits": found}, message="; ".join(texts))
 
     def _learn_time(self, number: int, expected: float) -> None:
         """Expect of segments to come what the latest one of a trial took."""

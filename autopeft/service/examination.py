@@ -21,6 +21,7 @@ from autopeft.search_spaces.space import SearchSpace, load_space
 from autopeft.service.feasibility import check_constraints
 from autopeft.service.job_checks import task_problems
 from autopeft.service.job_spec import JobSpec
+from autopeft.service.job_training import check_optimizers, check_precision, job_training
 from autopeft.service.last_step import plan_answers, read_probe_of
 from autopeft.workers.task_names import CAUSAL_LM, CLASSIFICATION
 
@@ -191,7 +192,7 @@ def examine_at_hand(spec: JobSpec) -> AtHand:
 
         num_outputs = _SOME_OUTPUTS if TASKS.get(goal.task).has_head else 0
         model = _look_at_model(spec, goal.task, num_outputs)
-        _load_space(spec, model.shape, goal)
+        _load_space(spec, model, goal)
     return AtHand(read=read, goal=goal, missing=tuple(missing))
 
 
@@ -333,6 +334,8 @@ def _fit(
         uses_packing=training.packing,
         uses_gradient_checkpointing=training.gradient_checkpointing,
     )
+    space = _load_space(spec, replace(model, shape=shape), read.goal)
+    _check_rows(encoded, spec, space)
     return Examined(
         read=read,
         model=replace(model, shape=shape),
@@ -341,21 +344,42 @@ def _fit(
         probe=probe,
         training=training,
         tokens=tokens,
-        space=_load_space(spec, shape, read.goal),
+        space=space,
     )
 
 
-def _load_space(spec: JobSpec, shape: ModelShape, goal: Goal) -> SearchSpace:
+def _load_space(spec: JobSpec, model: ReadModel, goal: Goal) -> SearchSpace:
     """Return where to search.
 
     Raises:
         InvalidSpaceError: the space does not fit the model.
-        InvalidJobError: nothing in it keeps to a constraint.
+        InvalidJobError: nothing in it keeps to a constraint, or what it searches is no choice.
     """
-    space = load_space(spec.space, shape, base=spec.base)
+    training = job_training(spec.training)
+    space = load_space(spec.space, model.shape, base=spec.base, training=training)
+    check_precision(spec, model.config, space)
+    check_optimizers(space)
     weights = spec.model.quantization or spec.model.dtype
     check_constraints(space, goal.constraints, weights=weights)
     return space
+
+
+def _check_rows(data: EncodedData, spec: JobSpec, space: SearchSpace) -> None:
+    """Make sure that there are enough rows for one batch.
+
+    Raises:
+        DataError: there are not.
+    """
+    searched = space.training.domains.get("batch_size")
+    batch_size = spec.training.batch_size if searched is None else max(searched.values)
+    if len(data.train) < batch_size:
+        examples = "packed sequences" if spec.training.packing else "rows"
+        key = "training.batch_size" if searched is None else "space.training.batch_size"
+        raise DataError(
+            f"the training split has {len(data.train)} {examples}, fewer than one batch of "
+            f"{batch_size}",
+            hint=f"lower {key}, or give more training rows",
+        )
 
 
 def _padded(num_tokens: int) -> int:
@@ -374,17 +398,8 @@ def _longest_batch(data: EncodedData, spec: JobSpec, most: int | None) -> tuple[
     """Return the tokens of the longest training batch, and the positions any batch leaves free.
 
     Raises:
-        DataError: there are not enough rows for one batch.
         InvalidJobError: the longest batch finds no positions in the model.
     """
-    batch_size = spec.training.batch_size
-    if len(data.train) < batch_size:
-        examples = "packed sequences" if spec.training.packing else "rows"
-        raise DataError(
-            f"the training split has {len(data.train)} {examples}, fewer than one batch of "
-            f"{batch_size}",
-            hint="lower training.batch_size, or give more training rows",
-        )
     tokens = _padded(data.train.longest)
     longest = max(tokens, _padded(data.validation.longest))
     if most is None:

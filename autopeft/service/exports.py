@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from autopeft.errors import AutopeftError, ExportError, JobFolderError, ModelErr
 from autopeft.records import TrialState
 from autopeft.results.exporters.base import EXPORTERS, ExportRequest
 from autopeft.results.job_log import JobLog
+from autopeft.results.query import ask, pick_where
 from autopeft.results.report import metric_value
-from autopeft.results.selection import pick as pick_trial
 from autopeft.service.job_spec import JobSpec
 from autopeft.service.jobs import JobFolder, open_job
 
@@ -39,7 +40,9 @@ class ExportReport:
     unverified: str | None = None
 
 
-def export_trial(folder: Path, *, pick: str, tool: str, target: Path) -> ExportReport:
+def export_trial(
+    folder: Path, *, pick: str, tool: str, target: Path, where: str | Sequence[str] = ()
+) -> ExportReport:
     """Write a trial for a training tool, load it back and compare every prediction.
 
     Args:
@@ -47,9 +50,11 @@ def export_trial(folder: Path, *, pick: str, tool: str, target: Path) -> ExportR
         pick: ``knee``, ``best``, ``smallest`` or a trial's number.
         tool: Name of an exporter, e.g. ``peft``.
         target: A folder that does not exist yet, or is empty.
+        where: Limits that the trial must keep, such as ``train_memory_bytes<=24GiB``.
 
     Raises:
         JobFolderError: no job is there.
+        AutopeftError: a limit cannot be read, or nothing keeps all of them.
         ExportError: the trial has no checkpoint, the tool cannot express it, or the written
             files do not reproduce what was measured (they are removed then).
     """
@@ -60,14 +65,14 @@ def export_trial(folder: Path, *, pick: str, tool: str, target: Path) -> ExportR
             f"the job in {str(folder)!r} has no completed trial yet",
             hint=f"go on with `autopeft resume {folder}`",
         )
-    state = pick_trial(log.trials, log.scale, pick)
+    state = pick_where(log, pick, where)
     paths = JobFolder(folder)
     checkpoint = paths.checkpoints / str(state.checkpoint)
     if not checkpoint.is_dir():
         raise ExportError(
-            f"the checkpoint of trial {state.trial.number} is gone: only members of the front "
-            "keep theirs",
-            hint="pick knee, best, smallest or a trial that `autopeft show` lists",
+            f"the checkpoint of trial {state.trial.number} is gone: only members of the job's "
+            "whole front keep theirs",
+            hint=_other_pick(log, paths, where),
         )
     request = ExportRequest(
         state=state, checkpoint=checkpoint, assets=paths.assets, job=dict(log.spec)
@@ -87,6 +92,23 @@ def export_trial(folder: Path, *, pick: str, tool: str, target: Path) -> ExportR
     except ExportError:
         shutil.rmtree(target, ignore_errors=True)
         raise
+
+
+def _other_pick(log: JobLog, paths: JobFolder, where: str | Sequence[str]) -> str:
+    """Say which trial can be exported instead."""
+    if not where:
+        return "pick knee, best, smallest or a trial that `autopeft show` lists"
+    there = [
+        state
+        for state in ask(log, where).allowed
+        if (paths.checkpoints / str(state.checkpoint)).is_dir()
+    ]
+    if not there:
+        return "make it anew: search with these limits as constraints of the job file"
+    best = max(there, key=lambda state: state.score)
+    return (
+        f"the best of those that keep what is asked for and have theirs: --pick {best.trial.number}"
+    )
 
 
 def _verified(
@@ -122,7 +144,7 @@ def _verified(
             checkpoint / VALIDATION_FILE,
             base_folder=local if local.is_dir() else None,
             batch_size=spec.training.evaluation_batch_size,
-            precision=spec.training.precision,
+            precision=spec.training.updated(state.trial.configuration.training).precision,
             device="cuda" if spec.workers.gpus and torch.cuda.is_available() else "cpu",
         )
     except ModelError as error:

@@ -77,17 +77,33 @@ def check_constraints(
             _check(space, constraint, costs[constraint.name], _head(shape, constraint.name))
 
 
-def check_memory(space: SearchSpace, constraints: Iterable[Constraint], memory: Cost) -> None:
+def check_memory(
+    space: SearchSpace,
+    constraints: Iterable[Constraint],
+    memory: Cost,
+    *,
+    worker_bytes: int | None = None,
+) -> None:
     """Refuse a limit on predicted memory that no configuration keeps.
 
     Args:
         space: Where the search looks.
         constraints: The job's; those on other costs are passed over.
         memory: Predicts bytes.
+        worker_bytes: What a worker has, where that is known.
 
     Raises:
         InvalidJobError: the limit cannot be kept.
     """
+    if worker_bytes is not None:
+        least = _extreme(space, memory, 1.0, worker_bytes)
+        if least > worker_bytes:
+            raise InvalidJobError(
+                f"a worker has {number_text(worker_bytes)} bytes of memory: the smallest "
+                f"configuration of the space needs about {number_text(least)}",
+                hint="raise workers.memory, lower training.batch_size or training.max_tokens, or "
+                "set training.gradient_checkpointing: true or gradient_accumulation",
+            )
     for constraint in constraints:
         if constraint.name == TRAIN_MEMORY_BYTES:
             _check(space, constraint, memory, 0)

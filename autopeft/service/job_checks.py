@@ -345,8 +345,10 @@ def _kind(path: Path) -> Literal["file", "folder", "missing", "unreachable"]:
 
 def _space(spec: JobSpec) -> Iterator[Problem]:
     from autopeft.search_spaces.space import check_space
+    from autopeft.service.job_training import job_training
 
-    for finding in check_space(spec.space, base=spec.base):
+    training = job_training(spec.training)
+    for finding in check_space(spec.space, base=spec.base, training=training):
         yield Problem(("space",), finding)
 
 

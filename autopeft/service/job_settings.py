@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from autopeft.service.job_checks import is_data_file
 from autopeft.service.job_problems import show
+from autopeft.sizes import parse_bytes, parse_count
 from autopeft.workers.settings import (
     DataSettings,
     GenerationSettings,
@@ -66,11 +67,24 @@ class BudgetSettings(Settings):
         return self
 
 
+def _number_of_size(value: Any) -> Any:
+    """Read a limit given as text: ``24GiB``, ``2M``."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_count(value)
+    except ValueError:
+        return float(parse_bytes(value))
+
+
+_Limit = Annotated[float, BeforeValidator(_number_of_size, json_schema_input_type=float | str)]
+
+
 class LimitSettings(Settings):
     """What a constraint allows, in natural units."""
 
-    min: float | None = Field(None, description="Smallest value allowed.")
-    max: float | None = Field(None, description="Largest value allowed.")
+    min: _Limit | None = Field(None, description="Smallest value allowed.")
+    max: _Limit | None = Field(None, description="Largest value allowed, such as 2M or 24GiB.")
 
     @model_validator(mode="before")
     @classmethod
@@ -125,7 +139,7 @@ class JobSettings(Settings):
     constraints: dict[str, LimitSettings] = Field(
         {},
         description="Limits a trial must keep to be on the front, by cost or metric: "
-        "{train_memory_bytes: {max: 8000000000}}.",
+        "{train_memory_bytes: {max: 8GiB}}.",
     )
     training: TrainingSettings = Field(TrainingSettings(), description="How a trial is trained.")
     metric: str | None = Field(

@@ -9,11 +9,7 @@ both is at or above it. Beyond, the line is carried on. One row is checked by an
 
 from __future__ import annotations
 
-import json
-import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +18,7 @@ from autopeft.errors import AutopeftError, InvalidJobError, ModelError
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.search_spaces.domains import Domain, SubsetDomain, ValueDomain
+from autopeft.search_spaces.method import num_trained
 from autopeft.search_spaces.space import SearchSpace, load_space
 from autopeft.service.job_spec import JobSpec
 
@@ -41,12 +38,6 @@ OnProgress = Callable[[str], None]
 MOST_EXAMPLES = 65536
 #: Outputs of a head, where the data have not told.
 _SOME_OUTPUTS = 2
-_UNITS = {
-    **dict.fromkeys(("", "b"), 1),
-    **{f"{unit}b": 1000**power for power, unit in enumerate("kmgt", start=1)},
-    **{f"{unit}ib": 1024**power for power, unit in enumerate("kmgt", start=1)},
-}
-_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,22 +152,6 @@ class _Step:
     notes: tuple[str, ...]
 
 
-def parse_bytes(text: str) -> int:
-    """Read a size such as ``24GiB``, ``80 GB`` or ``16000000000``.
-
-    Raises:
-        InvalidJobError: it is none, or not above zero.
-    """
-    match = _BYTES.fullmatch(text)
-    unit = "" if match is None else match[2].casefold()
-    if match is None or unit not in _UNITS or float(match[1]) <= 0:
-        raise InvalidJobError(
-            f"--gpu-memory: expected a size such as 24GiB or 80GB, got {text!r}",
-            hint="1 GiB is 1024 MiB, 1 GB is 1000 MB",
-        )
-    return int(float(match[1]) * _UNITS[unit] + 0.5)
-
-
 def make_plan(
     spec: JobSpec,
     *,
@@ -201,7 +176,7 @@ def make_plan(
     step = _look(spec, tokens, on_progress)
     batch_size = spec.training.micro_batch_size
     dtypes = step_dtypes(step.config, spec.model, spec.training.precision)
-    optimizer = str(getattr(spec.training, "optimizer", "adamw"))
+    optimizer = spec.training.optimizer
     models: dict[int, MemoryModel] = {}
 
     def model_for(examples: int) -> MemoryModel:
@@ -229,7 +204,7 @@ def make_plan(
     rows = []
     for name, size, configuration, estimate in found:
         total = estimate.total_bytes
-        parameters = step.space.num_adapter_parameters(configuration)
+        parameters = num_trained(step.shape, configuration.modules, optimizer)
         rows.append(
             Row(
                 method=name,
@@ -446,14 +421,14 @@ def _examined(spec: JobSpec, on_progress: OnProgress) -> _Step:
     from autopeft.workers.memory import longest_inputs
 
     found = examine(spec, on_phase=on_progress)
-    train, padding = found.encoded.train, found.encoded.pad_token_id
+    train, padding, task = found.encoded.train, found.encoded.pad_token_id, found.read.goal.task
     return _Step(
         config=found.model.config,
         shape=found.model.shape,
         space=found.space,
-        task=found.read.goal.task,
+        task=task,
         tokens=found.tokens,
-        inputs=lambda examples: longest_inputs(train, examples, padding),
+        inputs=lambda examples: longest_inputs(train, examples, padding, task),
         notes=(),
     )
 
@@ -469,22 +444,22 @@ def _from_shapes(spec: JobSpec, tokens: int, notes: list[str], on_progress: OnPr
     from autopeft.workers.tasks.base import TASKS
 
     on_progress("looking at the model")
-    with _source(spec) as source:
-        task = spec.task
-        try:
-            if task == "auto":
-                task = TASK_OF_BUILTIN_DATA.get(spec.data.name or "", "auto")
-            if task == "auto":
-                published = load_config(source, 0).architectures or ()
-                is_causal = any("CausalLM" in name or "LMHead" in name for name in published)
-                task = CAUSAL_LM if is_causal else CLASSIFICATION
-                notes.append(f"the task is taken to be {task}, by the model's architecture")
-            outputs = _SOME_OUTPUTS if TASKS.get(task).has_head else 0
-            config = load_config(source, outputs, None, task)
-        except ModelError as error:
-            raise _lacks_config(source, error) from error
-        check_supports(source, config, task)
-        shape = model_shape(source, config, task)
+    source = _source(spec)
+    task = spec.task
+    try:
+        if task == "auto":
+            task = TASK_OF_BUILTIN_DATA.get(spec.data.name or "", "auto")
+        if task == "auto":
+            published = load_config(source, 0).architectures or ()
+            is_causal = any("CausalLM" in name or "LMHead" in name for name in published)
+            task = CAUSAL_LM if is_causal else CLASSIFICATION
+            notes.append(f"the task is taken to be {task}, by the model's architecture")
+        outputs = _SOME_OUTPUTS if TASKS.get(task).has_head else 0
+        config = load_config(source, outputs, None, task)
+    except ModelError as error:
+        raise _lacks_config(source, error) from error
+    check_supports(source, config, task)
+    shape = model_shape(source, config, task)
     most = max_positions(config)
     if most is not None and tokens > most:
         raise InvalidJobError(
@@ -512,66 +487,22 @@ def _is_file(spec: JobSpec) -> bool:
     return (spec.base / Path(spec.model.name).expanduser()).is_file()
 
 
-@contextmanager
-def _source(spec: JobSpec) -> Iterator[ModelSource]:
-    """Find a model of which the configuration alone need be there.
+def _source(spec: JobSpec) -> ModelSource:
+    """Find the model, of which the configuration alone need be there."""
+    from autopeft.workers.model_sources import is_at_hand, resolve_config
 
-    Raises:
-        ModelError: there is no such file or folder, or it holds no configuration.
-    """
-    from autopeft.workers.model_sources import ModelSource, is_at_hand, resolve_model
-
-    settings = spec.model
-    path = spec.base / Path(settings.name).expanduser()
-    if settings.name.startswith("builtin:"):
-        if not is_at_hand(settings, spec.base):
-            raise ModelError(
-                f"{settings.name} is not built yet, and a plan builds nothing",
-                hint=f"autopeft build {settings.name.removeprefix('builtin:')}",
-            )
-        yield resolve_model(settings, spec.base)
-        return
-    if not path.exists():
-        yield resolve_model(settings, spec.base)
-        return
-    file = path / "config.json" if path.is_dir() else path
-    content = _read_config(file)
-    name = file.parent.resolve().name if file.name == "config.json" else file.stem
-    with tempfile.TemporaryDirectory(prefix="autopeft-plan-") as folder:
-        if not path.is_dir():
-            (Path(folder) / "config.json").write_text(content, encoding="utf-8")
-        yield ModelSource(
-            location=str(path.resolve()) if path.is_dir() else folder,
-            public_name=name,
-            revision=settings.revision,
-            trust_remote_code=settings.trust_remote_code,
-            dtype=settings.dtype,
-            quantization=settings.quantization,
-            sites=tuple(settings.sites.items()),
+    name = spec.model.name
+    if name.startswith("builtin:") and not is_at_hand(spec.model, spec.base):
+        raise ModelError(
+            f"{name} is not built yet, and a plan builds nothing",
+            hint=f"autopeft build {name.removeprefix('builtin:')}",
         )
-
-
-def _read_config(file: Path) -> str:
-    """Return the text of a model's configuration.
-
-    Raises:
-        ModelError: it is missing, or not a JSON object.
-    """
-    hint = "give the config.json of the model, as its page on the hub has it"
-    try:
-        content = file.read_text(encoding="utf-8")
-        values = json.loads(content)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ModelError(f"cannot read a configuration from {file}: {reason}", hint=hint) from error
-    if not isinstance(values, dict) or "model_type" not in values:
-        raise ModelError(f"{file} is no configuration of a model: it has no model_type", hint=hint)
-    return content
+    return resolve_config(spec.model, spec.base)
 
 
 def _lacks_config(source: ModelSource, error: ModelError) -> ModelError:
     """Say what a plan needs of a model that is not at hand."""
-    if source.is_folder:
+    if source.is_local:
         return error
     return ModelError(
         f"a plan needs the config.json of {source.public_name}, which cannot be had: "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from autopeft.records import Costs, ModelShape
 from autopeft.results.front import MEASURED_ENDS, Constraint, ObjectiveScale
+from autopeft.search_spaces.method import num_trained
 from autopeft.search_spaces.space import SearchSpace
 from autopeft.service.examination import examine
 from autopeft.service.feasibility import (
@@ -18,12 +19,13 @@ from autopeft.service.feasibility import (
     num_saved_parameters,
 )
 from autopeft.service.job_spec import JobSpec
+from autopeft.service.limits import worker_memory_bytes
+from autopeft.service.memory_models import MemoryModels
 
 if TYPE_CHECKING:
     from autopeft.proposers.base import CostFunction
     from autopeft.search_spaces.configuration import Configuration
     from autopeft.workers.dataset import EncodedData
-    from autopeft.workers.memory import MemoryModel
     from autopeft.workers.settings import TrainingSettings
     from autopeft.workers.worker import WorkerPlan
 
@@ -91,6 +93,7 @@ class Workbench:
         costs: Costs of many configurations, predicted quickly.
         exact_costs: Costs of one configuration, by exact accounting.
         is_conversational: Whether examples are conversations, written by a chat template.
+        memory_bytes: What a trial may need on a worker; None where nothing limits it.
     """
 
     prepared: Prepared
@@ -101,6 +104,7 @@ class Workbench:
     costs: CostFunction
     exact_costs: Callable[[Configuration], Costs]
     is_conversational: bool = False
+    memory_bytes: int | None = None
 
 
 def prepare(
@@ -135,6 +139,7 @@ def prepare(
     task = TASKS.get(goal.task)()
 
     on_phase("predicting memory")
+    memory_bytes = worker_memory_bytes(spec)
     costs = _Costs(
         spec, model.shape, space, model.config, found.tokens, goal.task, data, on_progress
     )
@@ -143,6 +148,7 @@ def prepare(
             space,
             goal.constraints,
             lambda several: [each.train_memory_bytes for each in costs.predict(several)],
+            worker_bytes=memory_bytes,
         )
         ends = (task.chance_score(encoding, goal.metric, data), task.ideal_score(goal.metric))
         scale = _find_scale(
@@ -186,6 +192,7 @@ def prepare(
         costs=costs.predict,
         exact_costs=costs.exact,
         is_conversational=is_conversational(splits.splits["train"]),
+        memory_bytes=memory_bytes,
     )
 
 
@@ -203,26 +210,17 @@ class _Costs:
         data: EncodedData,
         on_progress: Callable[[str], None],
     ) -> None:
-        from autopeft.workers.memory import MemoryModel, longest_inputs, step_dtypes
-
-        self._on_progress = on_progress
+        self._optimizer = spec.training.optimizer
         self._shape = shape
         self._space = space
-        self._memory: MemoryModel = MemoryModel(
-            config,
-            shape,
-            batch_size=spec.training.micro_batch_size,
-            tokens=tokens,
-            task=task,
-            device="cuda" if spec.workers.gpus else "cpu",
-            inputs=longest_inputs(data.train, spec.training.micro_batch_size, data.pad_token_id),
-            **step_dtypes(config, spec.model, spec.training.precision),
+        self._memory = MemoryModels(
+            spec, config, shape, tokens=tokens, task=task, data=data, on_progress=on_progress
         )
 
     def predict(self, configurations: Sequence[Configuration]) -> list[Costs]:
         if not configurations:
             return []
-        memory = self._memory.predict(configurations, self._on_method)
+        memory = self._memory.predict(configurations)
         return [
             self._with_memory(configuration, int(num_bytes))
             for configuration, num_bytes in zip(configurations, memory, strict=True)
@@ -231,11 +229,9 @@ class _Costs:
     def exact(self, configuration: Configuration) -> Costs:
         return self._with_memory(configuration, self._memory.probe(configuration).total_bytes)
 
-    def _on_method(self, number: int, of: int, name: str) -> None:
-        self._on_progress(f"predicting memory: method {number} of {of}, {name}")
-
     def _with_memory(self, configuration: Configuration, num_bytes: int) -> Costs:
-        adapter = self._space.num_adapter_parameters(configuration)
+        optimizer = dict(configuration.training).get("optimizer", self._optimizer)
+        adapter = num_trained(self._shape, configuration.modules, str(optimizer))
         saved = num_saved_parameters(self._shape, configuration)
         return Costs(
             num_trainable_parameters=adapter + self._shape.num_head_parameters,

@@ -252,12 +252,17 @@ def representative(workbench: Workbench, *, seed: int) -> list[Configuration]:
     portfolio = [proposal.configuration for proposal in workbench.space.portfolio()]
     number = max(0, NUM_CANDIDATES - len(portfolio))
     found = list(dict.fromkeys([*portfolio, *workbench.space.sobol(number, seed=seed)]))
-    found = [each for each in found if workbench.prepared.scale.allows(_cost(workbench, each))] or (
-        found
-    )
+    found = [each for each in found if _is_allowed(workbench, each)] or found
     found.sort(key=lambda each: _cost(workbench, each).train_memory_bytes)
     places = [(2 * i + 1) * len(found) // (2 * NUM_TIMED) for i in range(NUM_TIMED)]
     return list(dict.fromkeys(found[place] for place in places))
+
+
+def _is_allowed(workbench: Workbench, configuration: Configuration) -> bool:
+    cost = _cost(workbench, configuration)
+    limit = workbench.memory_bytes
+    fits = limit is None or cost.train_memory_bytes <= limit
+    return fits and bool(workbench.prepared.scale.allows(cost))
 
 
 def _cost(workbench: Workbench, configuration: Configuration) -> Any:

@@ -27,6 +27,7 @@ def create_executor(spec: JobSpec, checkpoints: Path, workbench: Workbench) -> E
         seed=spec.seed,
         checkpoints=checkpoints.resolve(),
         num_threads=num_cpus,
+        memory_bytes=workbench.memory_bytes,
     )
     factory: Any = EXECUTORS.get(spec.workers.executor)
     executor: Executor = factory(settings, spec.workers, workbench.plan)

@@ -89,7 +89,7 @@ def checkpoint_keys(source: ModelSource) -> frozenset[str] | None:
     """
     from huggingface_hub import get_safetensors_metadata, try_to_load_from_cache
 
-    if source.is_folder:
+    if source.is_local:
         return _keys_of(Path(source.location))
     for name in ("model.safetensors.index.json", "model.safetensors"):
         cached = try_to_load_from_cache(source.location, name, revision=source.revision)

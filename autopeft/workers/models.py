@@ -244,6 +244,7 @@ def quiet_transformers() -> Iterator[None]:
 @contextmanager
 def clear_errors(source: ModelSource, part: str) -> Iterator[None]:
     """Turn whatever transformers, huggingface_hub or safetensors raise into a ModelError."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
@@ -259,6 +260,7 @@ def clear_errors(source: ModelSource, part: str) -> Iterator[None]:
         RuntimeError,
         ImportError,
         SafetensorError,
+        StrictDataclassError,
     ) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
@@ -271,7 +273,7 @@ def _hint(source: ModelSource, error: BaseException) -> str:
     text = str(error)
     if "trust_remote_code" in text or "custom code" in text:
         return "set model: {name: ..., trust_remote_code: true} if you trust its authors"
-    if source.is_folder:
+    if source.is_local:
         return "check the folder: it should be what save_pretrained of transformers wrote"
     if not is_hub_reachable():
         return (

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from autopeft.search_spaces.configuration import Training
+from autopeft.sizes import parse_bytes
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "float32", "bfloat16"]
+OptimizerName = Literal["adamw", "adamw-8bit", "sgd", "adafactor", "lora-fa"]
 
 
 class Settings(BaseModel):
@@ -142,13 +146,21 @@ class TrainingSettings(Settings):
         description="Of the matrix products; auto is bfloat16 where the base model is stored in "
         "half precision or quantised, else float32.",
     )
+    optimizer: OptimizerName = Field(
+        "adamw",
+        description="adamw-8bit keeps its moments in 8 bits and needs bitsandbytes; sgd keeps "
+        "nothing; adafactor keeps rows and columns of the second moments; lora-fa is adamw over "
+        "LoRA whose first matrices stay as they start.",
+    )
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="Learning rate over the full steps, after warm-up."
     )
     warmup_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.06, description="Part of the steps with a linearly growing learning rate."
     )
-    weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="AdamW weight decay.")
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(
+        0.0, description="Decoupled weight decay."
+    )
     max_grad_norm: Annotated[float, Field(gt=0.0)] = Field(1.0, description="Gradient clipping.")
     evaluation_batch_size: PositiveInt = Field(64, description="Examples per evaluation batch.")
 
@@ -168,6 +180,16 @@ class TrainingSettings(Settings):
     def micro_batch_size(self) -> int:
         """Examples that go through the model together, at most."""
         return -(-self.batch_size // self.gradient_accumulation)
+
+    def updated(self, training: Training) -> TrainingSettings:
+        """Return the settings with a configuration's own in place of some.
+
+        Raises:
+            ValidationError: they are no settings of training, or do not go together.
+        """
+        if not training:
+            return self
+        return type(self).model_validate({**self.model_dump(), **dict(training)}, strict=True)
 
     def resolved(self, num_examples: int) -> TrainingSettings:
         """Return the settings with the steps that the epochs come to.
@@ -204,6 +226,10 @@ class RetentionSettings(Settings):
     max_tokens: Annotated[int, Field(ge=4)] = Field(128, description="Longer texts are cut.")
 
 
+def _bytes_of_size(value: Any) -> Any:
+    return parse_bytes(value) if isinstance(value, str) else value
+
+
 class WorkersSettings(Settings):
     """Where segments run."""
 
@@ -212,6 +238,14 @@ class WorkersSettings(Settings):
     cpus: PositiveInt | None = Field(None, description="CPU cores of a worker; default: all / num.")
     gpus: Annotated[float, Field(ge=0.0)] = Field(
         0.0, description="GPUs of a worker; fractions share one."
+    )
+    memory: (
+        Annotated[PositiveInt, BeforeValidator(_bytes_of_size, json_schema_input_type=int | str)]
+        | None
+    ) = Field(
+        None,
+        description="Memory a worker may train in, such as 24GiB: what needs more is never sent. "
+        "Default: the GPU's, or its part of it; no limit on the CPU.",
     )
     max_retries: Annotated[int, Field(ge=0)] = Field(
         2, description="Attempts after a worker died or raised."
@@ -230,3 +264,6 @@ class WorkerSettings(Settings):
     seed: int
     checkpoints: Path
     num_threads: PositiveInt = 1
+    memory_bytes: PositiveInt | None = Field(
+        None, description="What a trial may need; on the CPU of what is accounted for."
+    )

@@ -24,9 +24,6 @@ from autopeft.workers.seeds import derive_seed
 from autopeft.workers.settings import Precision, TrainingSettings
 from autopeft.workers.tasks.base import Task
 
-#: What AdamW keeps for each parameter; ``step`` is a scalar.
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-
 
 class DivergedError(Exception):
     """Training left the finite numbers; the trial cannot go on."""
@@ -54,73 +51,9 @@ def learning_rate_factor(step: int, settings: TrainingSettings) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def make_optimizer(
-    model: Any, learning_rate: float, settings: TrainingSettings, hooks: Hooks = NO_HOOKS
-) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters.
-
-    Weight decay touches weight matrices only: biases, scales (IA3), magnitudes (DoRA) and
-    normalisations do not decay. Each group carries ``lr_scale``, the multiple of the learning
-    rate that the hooks ask for.
-    """
-    parameters = trainable_parameters(model)
-    scales = hooks.learning_rate_scales(model, learning_rate)
-    groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
-    for name, parameter in parameters.items():
-        decays = parameter.ndim >= 2 and name.endswith("weight") and "norm" not in name.lower()
-        groups.setdefault((scales.get(name, 1.0), not decays), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": groups[scale, stays],
-                "weight_decay": 0.0 if stays else settings.weight_decay,
-                "lr_scale": scale,
-            }
-            for scale, stays in sorted(groups)
-        ],
-        lr=learning_rate,
-    )
-
-
-def optimizer_tensors(model: Any, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
-    """Return AdamW's state as ``<parameter name>:<moment>`` tensors."""
-    return {
-        f"{name}:{moment}": optimizer.state[parameter][moment]
-        for name, parameter in trainable_parameters(model).items()
-        if parameter in optimizer.state
-        for moment in MOMENTS
-    }
-
-
-def load_optimizer_tensors(
-    model: Any, optimizer: torch.optim.AdamW, tensors: Mapping[str, torch.Tensor]
-) -> None:
-    """Put what :func:`optimizer_tensors` returned into a fresh optimiser.
-
-    Raises:
-        ValueError: the tensors belong to another set of parameters.
-    """
-    parameters = trainable_parameters(model)
-    # A parameter that never received a gradient has no state, as in AdamW itself.
-    stored = {key.rpartition(":")[0] for key in tensors}
-    expected = {f"{name}:{moment}" for name in stored for moment in MOMENTS}
-    if not stored <= parameters.keys() or set(tensors) != expected:
-        odd = sorted((stored - parameters.keys()) or (set(tensors) ^ expected))[:3]
-        raise ValueError(f"optimiser state of other parameters, for example {', '.join(odd)}")
-    for name in stored:
-        parameter = parameters[name]
-        # The step counter stays on the CPU, where AdamW keeps it.
-        optimizer.state[parameter] = {
-            moment: tensors[f"{name}:{moment}"].to(
-                "cpu" if moment == "step" else parameter.device, copy=True
-            )
-            for moment in MOMENTS
-        }
-
-
 def train_segment(
     model: Any,
-    optimizer: torch.optim.AdamW,
+    optimizer: torch.optim.Optimizer,
     split: EncodedSplit,
     task: Task,
     settings: TrainingSettings,
@@ -136,7 +69,7 @@ def train_segment(
 
     Args:
         model: Injected model at ``from_step``.
-        optimizer: Its AdamW at ``from_step``.
+        optimizer: Its optimiser at ``from_step``.
         split: Training rows.
         task: Gives the loss.
         settings: Schedule over the trial's full steps, batch size and its parts, clipping,
@@ -215,10 +148,10 @@ def autocast(model: Any, precision: Precision) -> AbstractContextManager[Any]:
     """Return the context that a model's forward passes run in; it can be entered repeatedly.
 
     In bfloat16 the matrix products run in that type, whatever type the weights are stored in,
-    while adapters, their gradients and AdamW's moments stay in float32. bfloat16 has float32's
-    range, so no loss scaling is needed. Where frozen weights are stored in half precision or
-    quantised it is taken in any case: their adapters are float32 all the same, and the two meet
-    here.
+    while adapters, their gradients and the optimiser's state stay as they are. bfloat16 has
+    float32's range, so no loss scaling is needed. Where frozen weights are stored in half
+    precision or quantised it is taken in any case: their adapters are float32 all the same, and
+    the two meet here.
     """
     if precision != "bfloat16" and not _is_stored_small(model):
         return nullcontext()

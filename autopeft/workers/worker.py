@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,16 +40,18 @@ from autopeft.workers.memory.measuring import (
     take_longest_step,
 )
 from autopeft.workers.models import ModelSource, load_config, load_model, load_tokenizer
+from autopeft.workers.optimizers import (
+    load_optimizer_tensors,
+    make_optimizer,
+    optimizer_tensors,
+)
 from autopeft.workers.retention import Retention
-from autopeft.workers.settings import WorkerSettings
+from autopeft.workers.settings import Precision, TrainingSettings, WorkerSettings
 from autopeft.workers.tasks.base import TASKS, oriented
 from autopeft.workers.training import (
     DivergedError,
     autocast,
     evaluate,
-    load_optimizer_tensors,
-    make_optimizer,
-    optimizer_tensors,
     train_segment,
 )
 
@@ -82,6 +85,21 @@ class WorkerPlan:
     shape: ModelShape
     generation: GenerationPlan | None = None
     probe: EncodedSplit | None = None
+
+
+class OverLimitError(MemoryError):
+    """A step on the CPU took more than the worker may use.
+
+    Attributes:
+        needed_bytes: What it took.
+    """
+
+    def __init__(self, needed_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"a step with the longest examples took {needed_bytes / 2**20:,.1f} MiB, the worker "
+            f"has {limit_bytes / 2**20:,.1f} MiB"
+        )
+        self.needed_bytes = needed_bytes
 
 
 class Worker:
@@ -121,13 +139,13 @@ class Worker:
                 hint="model and tokenizer do not belong together; check the model's folder",
             )
         self._cuda = CudaMemory(self.device) if self.device.type == "cuda" else None
+        if self._cuda is not None and settings.memory_bytes is not None:
+            self._cuda.limit(settings.memory_bytes)
         self._base = load_model(plan.source, config, task=settings.task, device=self.device)
         if self._cuda is not None:
             self._cuda.base_is_loaded()
         self._tokenizer: Any = None
-        self._retention: Retention | None = None
-        if plan.probe is not None:
-            self._retention = Retention(plan.probe, self._probe_loss, self._base)
+        self._retention: dict[Precision, Retention] = {}
         if PACKED_BY in plan.data.train.fields:
             some_tokens = plan.data.train.fields[INPUT_IDS].values[:12].tolist()
             check_model_keeps_examples_apart(self._base, some_tokens)
@@ -142,14 +160,31 @@ class Worker:
         except AssertionError:
             raise
         except Exception as error:  # a worker reports whatever went wrong and lives on
-            return SegmentFailed(segment=segment, kind=classify(error), message=describe(error))
+            kind = classify(error)
+            ran_out = kind is FailureKind.OUT_OF_MEMORY
+            return SegmentFailed(
+                segment=segment,
+                kind=kind,
+                message=describe(error),
+                least_memory_bytes=self._least_memory_bytes(error) if ran_out else None,
+            )
         finally:
             if self._cuda is not None:
                 self._cuda.tidy()
 
+    def _least_memory_bytes(self, error: BaseException) -> int | None:
+        """Return what a segment that ran out of memory needs at least; None if that is unknown."""
+        if isinstance(error, OverLimitError):
+            return error.needed_bytes
+        if self._cuda is None:
+            return None
+        peaks = self._cuda.peaks()
+        return max(peaks.peak_bytes, peaks.reserved_bytes or 0, self._settings.memory_bytes or 0)
+
     def _run(self, segment: Segment) -> Measurement:
         started = time.monotonic()
-        trial, plan, training = segment.trial, self._plan, self._settings.training
+        trial, plan = segment.trial, self._plan
+        training = self._training(trial)
         assert 0 <= segment.from_step < segment.to_step <= training.steps, segment
         assert (segment.checkpoint is None) == (segment.from_step == 0), segment
         if self._cuda is not None:
@@ -192,7 +227,7 @@ class Worker:
         metrics = self._task.predictions_to_metrics(outputs, labels)
         texts: dict[str, str] = {}
         if segment.to_step == training.steps:
-            last, texts = self._at_last_step(model)
+            last, texts = self._at_last_step(model, training.precision)
             metrics = {**metrics, **last}
         name = write_checkpoint(
             self._settings.checkpoints,
@@ -219,9 +254,13 @@ class Worker:
             checkpoint=name,
         )
 
-    def _build(self, trial: Trial) -> tuple[Any, torch.optim.AdamW, Hooks]:
+    def _training(self, trial: Trial) -> TrainingSettings:
+        """Return the job's training settings with those of the trial's configuration."""
+        return self._settings.training.updated(trial.configuration.training)
+
+    def _build(self, trial: Trial) -> tuple[Any, torch.optim.Optimizer, Hooks]:
         """Return a trial's model at its start, its optimiser, and what its methods ask for."""
-        training = self._settings.training
+        training = self._training(trial)
         model = inject(
             self._base,
             trial.configuration,
@@ -240,41 +279,49 @@ class Worker:
 
         On CUDA it is part of the segment's peaks. An error in it is the trial's own.
         """
-        training, plan = self._settings.training, self._plan
+        training, plan = self._training(trial), self._plan
         model, optimizer, hooks = self._build(trial)
         batches = longest_batches(plan.data.train, training, plan.data.pad_token_id)
         step = (model, optimizer, batches, self._task, training, hooks)
         if self._cuda is not None:
             take_longest_step(*step)
             return None
+        needed, limit = accounted_bytes(*step), self._settings.memory_bytes
+        if limit is not None and needed > limit:
+            raise OverLimitError(needed, limit)
         return MeasuredMemory(
             kind="accounted",
-            peak_bytes=accounted_bytes(*step),
+            peak_bytes=needed,
             base_bytes=resident_bytes(self._base),
         )
 
-    def _at_last_step(self, model: Any) -> tuple[dict[str, float], dict[str, str]]:
+    def _at_last_step(
+        self, model: Any, precision: Precision
+    ) -> tuple[dict[str, float], dict[str, str]]:
         """Return what is measured of a trial trained to the end, and files to keep beside it."""
         metrics, texts = {}, {}
         if (plan := self._plan.generation) is not None:
             if self._tokenizer is None:
                 self._tokenizer = load_tokenizer(self._plan.source)
-            cast = autocast(model, self._settings.training.precision)
+            cast = autocast(model, precision)
             score, answers = score_answers(model, plan, self._tokenizer, cast)
             metrics[plan.metric.name] = score
             texts[GENERATED_FILE] = answers
-        if self._retention is not None:
-            metrics[RETENTION] = self._retention.rise(model)
+        if (probe := self._plan.probe) is not None:
+            if precision not in self._retention:
+                loss = partial(self._probe_loss, precision=precision)
+                self._retention[precision] = Retention(probe, loss, self._base)
+            metrics[RETENTION] = self._retention[precision].rise(model)
         return metrics, texts
 
-    def _probe_loss(self, model: Any, probe: EncodedSplit) -> float:
+    def _probe_loss(self, model: Any, probe: EncodedSplit, precision: Precision) -> float:
         outputs = evaluate(
             model,
             probe,
             self._task,
             batch_size=self._settings.training.evaluation_batch_size,
             pad_token_id=self._plan.data.pad_token_id,
-            precision=self._settings.training.precision,
+            precision=precision,
         )
         return self._task.predictions_to_metrics(outputs, probe.labels)["loss"]
 

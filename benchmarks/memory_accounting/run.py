@@ -140,10 +140,11 @@ def measure(model: str, method: str, checkpointing: bool, precision: str) -> dic
     from autopeft.workers.memory.inputs import inputs_of
     from autopeft.workers.memory.measuring import accounted_bytes
     from autopeft.workers.models import auto_class
+    from autopeft.workers.optimizers import make_optimizer
     from autopeft.workers.settings import ModelSettings, TrainingSettings
     from autopeft.workers.shapes import shape_from_config
     from autopeft.workers.tasks.base import TASKS
-    from autopeft.workers.training import make_optimizer, to_device
+    from autopeft.workers.training import to_device
 
     config, task_name = configs()[model]
     shape = dataclasses.replace(
@@ -190,7 +191,7 @@ def measure(model: str, method: str, checkpointing: bool, precision: str) -> dic
         batch_size=BATCH_SIZE,
         tokens=TOKENS,
         task=task_name,
-        inputs=inputs_of(batch),
+        inputs=inputs_of(batch, TASKS.get(task_name)()),
         **step_dtypes(config, ModelSettings(name=model), precision),
     )
     estimate = memory.probe(configuration)

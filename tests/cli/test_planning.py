@@ -9,9 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from autopeft.errors import InvalidJobError
 from autopeft.service.job_spec import load_job
-from autopeft.service.planning import COMPONENTS, Plan, make_plan, parse_bytes
+from autopeft.service.planning import COMPONENTS, Plan, make_plan
 from tests.cli.running import run_command
 
 CONFIG = {
@@ -148,17 +147,3 @@ def test_a_model_that_cannot_be_had_says_what_to_put_in_its_place(
     assert outcome.code == 2
     assert "a plan needs the config.json of some/gated-model" in outcome.stderr
     assert "save config.json from the model's page" in outcome.stderr
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("24GiB", 24 * 2**30), ("80 GB", 80 * 10**9), ("1.5mib", 3 * 2**19), ("16000", 16000)],
-)
-def test_sizes_are_read(text: str, expected: int) -> None:
-    assert parse_bytes(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "24 apples", "1e9"])
-def test_other_sizes_are_refused(text: str) -> None:
-    with pytest.raises(InvalidJobError, match="expected a size"):
-        parse_bytes(text)

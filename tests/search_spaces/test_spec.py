@@ -351,7 +351,7 @@ class TestFiles:
             ),
             (b"\xff\xfe\x00", "cannot be read"),
             (b"", "expected keys (combine, deploy, description, include, layers, max_methods, "),
-            (b"- lora\n", "sites), got ['lora']"),
+            (b"- lora\n", "sites, training), got ['lora']"),
             (b"methods: {lora: !!python/object/apply:os.getcwd []}\n", "not valid YAML"),
         ],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from autopeft.records import (
     SegmentDone,
     SegmentEvent,
     SegmentFailed,
+    Trial,
 )
 from autopeft.results.front import ObjectiveScale
 from autopeft.results.sqlite_store import SqliteStore
@@ -54,14 +56,16 @@ def make_spec(folder: Path, **changes: Any) -> JobSpec:
     return parse_job(values, base=folder.parent, overrides=changes)
 
 
-def fake_costs(space: SearchSpace) -> Callable[[Sequence[Configuration]], list[Costs]]:
+def fake_costs(
+    space: SearchSpace, bytes_per_parameter: int = 16
+) -> Callable[[Sequence[Configuration]], list[Costs]]:
     def costs(configurations: Sequence[Configuration]) -> list[Costs]:
         counts = [space.num_adapter_parameters(c) for c in configurations]
         return [
             Costs(
                 num_trainable_parameters=count + 99,
                 num_adapter_parameters=count,
-                train_memory_bytes=10**8 + 16 * count,
+                train_memory_bytes=10**8 + bytes_per_parameter * count,
             )
             for count in counts
         ]
@@ -76,11 +80,26 @@ def fake_score(configuration: Configuration, step: int, seed: int) -> float:
     return luck * (0.5 + 0.5 * step / STEPS)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What workers have, and what trials really need, in bytes; prediction knows neither."""
+
+    there: float
+    needed: Callable[[Trial], float]
+
+
 class ScriptedExecutor(Executor):
     """Finish every segment at once, save those the script makes fail."""
 
-    def __init__(self, checkpoints: Path, script: Script, num_workers: int = 1) -> None:
+    def __init__(
+        self,
+        checkpoints: Path,
+        script: Script,
+        num_workers: int = 1,
+        memory: Memory | None = None,
+    ) -> None:
         self.num_workers = num_workers
+        self._memory = memory
         self.submitted: list[Segment] = []
         self._checkpoints = checkpoints
         self._script = script
@@ -99,6 +118,11 @@ class ScriptedExecutor(Executor):
         kind = self._script.get((trial.number, segment.attempt))
         if kind is not None:
             return SegmentFailed(segment=segment, kind=kind, message=f"scripted {kind}")
+        needed = None if self._memory is None else int(self._memory.needed(trial))
+        if self._memory is not None and needed is not None and needed > self._memory.there:
+            return SegmentFailed(
+                segment=segment, kind=FailureKind.OUT_OF_MEMORY, message="out of memory"
+            )
         name = checkpoint_name(trial.number, segment.to_step)
         (self._checkpoints / name).mkdir(exist_ok=True)
         score = fake_score(trial.configuration, segment.to_step, trial.seed)
@@ -110,7 +134,7 @@ class ScriptedExecutor(Executor):
                 score=score,
                 metrics={"accuracy": score, "train_loss": 1 - score},
                 seconds=1.0,
-                memory_bytes=None,
+                memory_bytes=needed,
                 checkpoint=name,
             ),
         )
@@ -125,6 +149,10 @@ class FakeJob:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.script: dict[tuple[int, int], FailureKind] = {}
         self.num_workers = 1
+        self.bytes_per_parameter = 16
+        self.memory: Memory | None = None
+        #: What the driver takes the workers to have.
+        self.memory_bytes: int | None = None
         self.fingerprint = "f" * 64
         self.executors: list[ScriptedExecutor] = []
         self._monkeypatch = monkeypatch
@@ -135,7 +163,7 @@ class FakeJob:
     def _prepare(self, spec: JobSpec, **options: Any) -> Workbench:
         shape = bert_shape(num_layers=4)
         space = load_space(spec.space, shape, base=spec.base)
-        costs = fake_costs(space)
+        costs = fake_costs(space, self.bytes_per_parameter)
         scale = ObjectiveScale(
             metric="accuracy",
             cost_names=("num_trainable_parameters", "train_memory_bytes"),
@@ -168,10 +196,11 @@ class FakeJob:
             space=space,
             costs=costs,
             exact_costs=lambda configuration: costs([configuration])[0],
+            memory_bytes=self.memory_bytes,
         )
 
     def _create_executor(self, spec: JobSpec, checkpoints: Path, workbench: Workbench) -> Executor:
-        executor = ScriptedExecutor(checkpoints, self.script, self.num_workers)
+        executor = ScriptedExecutor(checkpoints, self.script, self.num_workers, self.memory)
         self.executors.append(executor)
         return executor
 

@@ -11,12 +11,14 @@ from autopeft.records import ModelShape
 from autopeft.workers.adapter_tensors import trainable_parameters
 from autopeft.workers.hooks import NO_HOOKS, Hooks, hooks_of
 from autopeft.workers.injection import inject
-from autopeft.workers.settings import TrainingSettings
-from autopeft.workers.tasks.classification import Classification
-from autopeft.workers.training import (
+from autopeft.workers.optimizers import (
     load_optimizer_tensors,
     make_optimizer,
     optimizer_tensors,
+)
+from autopeft.workers.settings import TrainingSettings
+from autopeft.workers.tasks.classification import Classification
+from autopeft.workers.training import (
     train_segment,
 )
 from autopeft.workers.worker import WorkerPlan

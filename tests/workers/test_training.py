@@ -14,15 +14,17 @@ from autopeft.workers.adapter_tensors import trainable_parameters
 from autopeft.workers.data.batches import collate
 from autopeft.workers.dataset import EncodedSplit, Field
 from autopeft.workers.injection import inject
+from autopeft.workers.optimizers import (
+    load_optimizer_tensors,
+    make_optimizer,
+    optimizer_tensors,
+)
 from autopeft.workers.settings import TrainingSettings
 from autopeft.workers.tasks.classification import Classification
 from autopeft.workers.training import (
     DivergedError,
     evaluate,
     learning_rate_factor,
-    load_optimizer_tensors,
-    make_optimizer,
-    optimizer_tensors,
     train_segment,
 )
 from autopeft.workers.worker import WorkerPlan

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from autopeft.search_spaces.training_domain import SEARCHABLE
+
 CAUSAL_LM, SEQ2SEQ_LM = "causal-lm", "seq2seq-lm"
 
 #: A prompt as built-in training data write it, by name of the data. Prompts of other data are
@@ -173,6 +175,7 @@ AutoPEFT as trial {trial["number"]}{job}.
 | adapter parameters | {trial["num_adapter_parameters"]:,} |
 | training memory, predicted | {trial["train_memory_bytes"] / 2**20:,.0f} MiB |
 | optimiser steps | {trial["steps"]} |
+{_trained_with(facts)}\
 | seed | {trial["seed"]} |
 
 The search chose among trials by that metric, so expect less on new data; `autopeft confirm`
@@ -232,6 +235,19 @@ def _base_model_comment(facts: Mapping[str, Any]) -> list[str]:
         return ["# Not a name on a hub: the folder of the base model on your machine."]
     built = facts.get("built_by")
     return [f"# Not a name on a hub: the folder that `{built}` prints."] if built else []
+
+
+def _trained_with(facts: Mapping[str, Any]) -> str:
+    """Return the row that says how it was trained; nothing where the facts do not tell."""
+    settings = facts.get("training") or {}
+    told = []
+    for name in SEARCHABLE:
+        value = settings.get(name)
+        if isinstance(value, bool):
+            value = "on" if value else "off"
+        if value is not None:
+            told.append(f"{name.replace('_', ' ')} {value}")
+    return f"| trained with | {', '.join(told)} |\n" if told else ""
 
 
 def _figure(value: float | None) -> str:

@@ -132,6 +132,9 @@ def _facts(request: ExportRequest) -> dict[str, Any]:
     state = request.state
     trial, last = state.trial, state.curve[-1]
     facts = _read_facts(request.assets)
+    own = dict(trial.configuration.training)
+    if "precision" in own:
+        facts["precision"] = own["precision"]
     return {
         "auto_class": "AutoModelForSequenceClassification",
         "modality": "text",
@@ -144,6 +147,7 @@ def _facts(request: ExportRequest) -> dict[str, Any]:
         "needs_modules": _needed_modules(trial.configuration.methods),
         "is_mergeable": _is_mergeable(state) and not facts.get("quantization"),
         "job": request.job.get("name"),
+        "training": {**(request.job.get("training") or {}), **own},
         "trial": {
             "number": trial.number,
             "configuration": trial.configuration.to_json(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -74,6 +75,10 @@ class Lora(LoraType):
         each = int(settings["rank"]) * (site.in_features + site.out_features)
         return each + (site.out_features if _has_dora(settings) else 0)
 
+    def num_lora_a(self, shape: ModelShape, module: Module) -> int:
+        """Sum ``rank * in`` over what PEFT does not take as parameters."""
+        return self._summed(shape, module, functools.partial(_first_factor, shape))
+
     def arguments(self, shape: ModelShape, module: Module) -> Mapping[str, Any]:
         """Return rank, alpha and variants."""
         settings: Mapping[str, Any] = module.as_dict()
@@ -126,6 +131,10 @@ class Lora(LoraType):
 def _has_dora(settings: Mapping[str, Any]) -> bool:
     """Tell whether DoRA is on: PEFT has none in an adapter of stacked experts."""
     return bool(settings["dora"]) and not set(settings.get("sites", ())) & set(PARAMETER_NAMES)
+
+
+def _first_factor(shape: ModelShape, site: SiteShape, settings: Mapping[str, Any]) -> int:
+    return 0 if is_parameter(shape, site) else int(settings["rank"]) * site.in_features
 
 
 def _takes_layers_as_parameters(shape: ModelShape, sites: tuple[SiteShape, ...]) -> bool:

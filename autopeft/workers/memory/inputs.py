@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from autopeft.workers.data.batches import collate
 from autopeft.workers.dataset import EncodedSplit
-from autopeft.workers.tasks.base import Task
+from autopeft.workers.tasks.base import TASKS, Task
 
 #: Choices of an example where the data have not told.
 NUM_CHOICES = 4
@@ -31,22 +31,43 @@ class Input:
     dtype: str
 
 
-def inputs_of(batch: Mapping[str, NDArray[Any]]) -> dict[str, Input]:
-    """Return what a collated batch looks like."""
+def inputs_of(batch: Mapping[str, NDArray[Any]], task: Task) -> dict[str, Input]:
+    """Return what a collated batch looks like, and the places in it that the task looks at."""
+    tensors = {name: torch.from_numpy(np.asarray(array)) for name, array in batch.items()}
     return {
-        name: Input(shape=tuple(array.shape), dtype=str(np.asarray(array).dtype))
-        for name, array in batch.items()
+        name: Input(shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
+        for name, tensor in (tensors | task.index_tensors(tensors)).items()
     }
 
 
-def longest_inputs(split: EncodedSplit, batch_size: int, pad_token_id: int) -> dict[str, Input]:
-    """Return what a batch of a split's longest examples looks like."""
-    return inputs_of(collate(split, longest_rows(split, batch_size), pad_token_id))
+def longest_inputs(
+    split: EncodedSplit, batch_size: int, pad_token_id: int, task: str
+) -> dict[str, Input]:
+    """Return what a batch of a split's longest examples looks like.
+
+    Args:
+        split: Encoded examples.
+        batch_size: How many of them go through the model together.
+        pad_token_id: Token that fills batches.
+        task: Name of the task, which decides what of the batch the loss looks at.
+    """
+    batch = collate(split, longest_rows(split, batch_size), pad_token_id)
+    return inputs_of(batch, TASKS.get(task)())
 
 
 def longest_rows(split: EncodedSplit, batch_size: int) -> NDArray[np.int64]:
-    """Return the ``batch_size`` longest examples of a split, some twice where it has fewer."""
-    by_length = np.argsort(-split.lengths, kind="stable").astype(np.int64)
+    """Return the ``batch_size`` longest examples of a split, some twice where it has fewer.
+
+    Of examples of equal length those come first that train on more tokens, where it is tokens
+    that are trained on.
+    """
+    keys = [-split.lengths]
+    if "labels" in split.fields and split.fields["labels"].offsets is not None:
+        has_label = split.fields["labels"].values >= 0
+        starts = split.fields["labels"].offsets
+        ends = np.concatenate([[0], np.cumsum(has_label)])[starts]
+        keys.insert(0, -np.diff(ends))
+    by_length = np.lexsort(keys).astype(np.int64)
     longest: NDArray[np.int64] = np.resize(by_length, batch_size)
     return longest
 

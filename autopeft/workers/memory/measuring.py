@@ -145,6 +145,11 @@ class CudaMemory:
         self._base_reserved = reserved - self._before_reserved
         self._before, self._before_reserved = allocated, reserved
 
+    def limit(self, num_bytes: int) -> None:
+        """Let this process hold no more than so many bytes of the device in tensors."""
+        total = self._cuda.get_device_properties(self._device).total_memory
+        self._cuda.set_per_process_memory_fraction(min(1.0, num_bytes / total), self._device)
+
     def begin(self) -> None:
         """Reset the peaks, before a trial's modules are built."""
         self.tidy()

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from autopeft.records import ModelShape
 from autopeft.search_spaces.configuration import Configuration, Module
-from autopeft.search_spaces.method import get_method
+from autopeft.search_spaces.method import num_trained
 from autopeft.workers.memory.inputs import Input
 from autopeft.workers.memory.kernels import Device
 from autopeft.workers.memory.optimizers import OPTIMIZERS, trained_tensors
 from autopeft.workers.memory.predicting import OnMethod, Predictor
 from autopeft.workers.memory.step import LossOf, TrainingStep
+from autopeft.workers.optimizers import freeze_lora_a
 
 _FLOAT32 = 4
 
@@ -118,10 +119,11 @@ class MemoryModel:
             inputs=inputs,
             accumulation=accumulation,
             loss_of=loss_of,
+            freezes_lora_a=optimizer == "lora-fa",
         )
         self._optimizer = OPTIMIZERS[optimizer]
         self._in_float32 = in_float32
-        self._freezes_a = optimizer == "lora-fa"
+        self._optimizer_name = optimizer
         self._predictor = Predictor(self._step, self._optimizer)
 
     def probe(self, configuration: Configuration) -> MemoryEstimate:
@@ -150,7 +152,7 @@ class MemoryModel:
         Raises:
             Exception: whatever the model raises on the meta device.
         """
-        if self._freezes_a:
+        if self._step.freezes_lora_a:
             freeze_lora_a(model)
         weights = self._step.weight_bytes(model)
         run = self._step.run(model)
@@ -205,9 +207,7 @@ class MemoryModel:
 
     def _predicted(self, modules: tuple[Module, ...]) -> MemoryEstimate:
         added = self._predictor.add_up(modules)
-        num_adapter = sum(
-            get_method(module.method).num_parameters(self._shape, module) for module in modules
-        )
+        num_adapter = num_trained(self._shape, modules, self._optimizer_name)
         trained = self._shape.num_head_parameters + num_adapter
         # PEFT and the worker keep what trains in float32.
         adapter = trained * max(self._dtype.itemsize, _FLOAT32)
@@ -231,13 +231,6 @@ class MemoryModel:
             return self._step.weight_bytes(model)
         except Exception:
             return self._shape.num_base_parameters * self._dtype.itemsize
-
-
-def freeze_lora_a(model: Any) -> None:
-    """Freeze the first matrices of LoRA, as PEFT's LoRA-FA optimiser does."""
-    for name, parameter in model.named_parameters():
-        if "lora_A" in name:
-            parameter.requires_grad_(False)
 
 
 def _worst(

@@ -22,6 +22,7 @@ from autopeft.workers.memory.autocast import EmulatedAutocast
 from autopeft.workers.memory.depth import cut_config, cut_shape, layer_of, layer_prefixes
 from autopeft.workers.memory.inputs import Input, default_inputs, meta_batch
 from autopeft.workers.memory.kernels import Device, use_kernels_of
+from autopeft.workers.optimizers import freeze_lora_a
 from autopeft.workers.quantization import quantized_weights, stored_bytes
 from autopeft.workers.settings import ModelSettings, Precision
 from autopeft.workers.shapes import meta_model
@@ -104,6 +105,7 @@ class TrainingStep:
         accumulation: Parts that a batch is computed in; ``batch_size`` is that of one part.
         loss_of: Whose loss counts: the task's, as in training here, or the model's own, as in
             scripts that give transformers the labels.
+        freezes_lora_a: Whether the optimiser leaves LoRA's first matrices as they start.
     """
 
     config: Any
@@ -117,6 +119,7 @@ class TrainingStep:
     weight_dtype: torch.dtype | None = None
     accumulation: int = 1
     loss_of: LossOf = "task"
+    freezes_lora_a: bool = False
 
     def shallow(self) -> TrainingStep:
         """Return the same step for the model cut down to its first layers."""
@@ -127,7 +130,10 @@ class TrainingStep:
 
     def build(self, configuration: Configuration) -> Any:
         """Return the model with its modules, in training mode, the trainable set marked."""
-        return inject(self._base, configuration, self.shape).train()
+        model = inject(self._base, configuration, self.shape).train()
+        if self.freezes_lora_a:
+            freeze_lora_a(model)
+        return model
 
     def base(self) -> Any:
         """Return a copy of the frozen base model, in training mode."""
@@ -150,7 +156,7 @@ class TrainingStep:
     def _loss_and_outputs(self, model: Any) -> tuple[torch.Tensor, Any]:
         """Return the loss, and the outputs that live as long as the loss where a script is so."""
         if self.loss_of == "model":
-            outputs = model(**self._batch)
+            outputs = model(**self._plain_batch)
             return outputs.loss, outputs
         loss: torch.Tensor = self._task.loss(self._task.forward(model, self._batch), self._batch)
         return loss, None
@@ -371,6 +377,12 @@ class TrainingStep:
             self.config, self._task, self.batch_size, self.tokens
         )
         return meta_batch(inputs)
+
+    @property
+    def _plain_batch(self) -> dict[str, torch.Tensor]:
+        """The batch as a script gives it to the model itself."""
+        places = self._task.index_tensors(self._batch)
+        return {name: tensor for name, tensor in self._batch.items() if name not in places}
 
 
 def _do_nothing(*_: object) -> None:

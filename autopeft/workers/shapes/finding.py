@@ -54,7 +54,7 @@ def model_shape(source: ModelSource, config: Any, task: str = DEFAULT_TASK) -> M
         task,
         sites=dict(source.sites),
         quantization=source.quantization,
-        source=source,
+        source=source if source.has_weights else None,
     )
 
 

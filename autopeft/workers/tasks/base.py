@@ -175,6 +175,20 @@ class Task(ABC):
 
     # Tensors.
 
+    def index_tensors(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the places that :meth:`forward` and :meth:`loss` look at in a batch, by name.
+
+        Where these follow from a batch's numbers, a batch without numbers brings them itself, so
+        that a step on it has the sizes of a real one. By default nothing follows from numbers.
+
+        Args:
+            batch: With numbers.
+
+        Returns:
+            Tensors by names that are neither fields of a split nor arguments of a model.
+        """
+        return {}
+
     def forward(self, model: Any, batch: Mapping[str, torch.Tensor]) -> Any:
         """Return the model's outputs for a collated batch.
 

@@ -15,7 +15,11 @@ from numpy.typing import NDArray
 from autopeft.errors import ModelError
 from autopeft.workers.dataset import EncodedSplit, Rows
 from autopeft.workers.tasks.base import TASKS, EncodingSettings
-from autopeft.workers.tasks.language_model import LanguageModelTask, refuse_plain_texts
+from autopeft.workers.tasks.language_model import (
+    TRAINED_TOKENS,
+    LanguageModelTask,
+    refuse_plain_texts,
+)
 from autopeft.workers.tasks.metric_names import CAUSAL_LM, DEFAULT_METRICS, METRICS_BY_TASK
 
 if TYPE_CHECKING:
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
     from autopeft.workers.data.columns import ChosenColumns
     from autopeft.workers.data.table import Table
     from autopeft.workers.settings import Columns
+
+#: What a batch without numbers brings: the positions that some example predicts at.
+PREDICTING = "predicting_positions"
 
 
 @TASKS.register(CAUSAL_LM)
@@ -72,38 +79,50 @@ class CausalLanguageModel(LanguageModelTask):
         Positions are counted from the end, since prompt methods put tokens in front. Nothing is
         cached.
         """
-        inputs: dict[str, Any] = {n: tensor for n, tensor in batch.items() if n != "labels"}
+        left_out = ("labels", PREDICTING, TRAINED_TOKENS)
+        inputs: dict[str, Any] = {n: tensor for n, tensor in batch.items() if n not in left_out}
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         known = inspect.signature(base.forward).parameters
         if "position_ids" in inputs:
             _check_can_pack(model)
         if "use_cache" in known:
             inputs["use_cache"] = False
-        labels = batch["labels"]
-        if "logits_to_keep" in known and not labels.is_meta:
-            inputs["logits_to_keep"] = _predicting(labels) - labels.shape[1]
+        if "logits_to_keep" in known:
+            inputs["logits_to_keep"] = _predicting(batch) - batch["labels"].shape[1]
         return model(**inputs)
+
+    def trained_tokens(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return example and place, ``n x 2``, of each position that predicts a trained token.
+
+        Places are counted among the positions that get logits.
+        """
+        if TRAINED_TOKENS in batch:
+            return batch[TRAINED_TOKENS]
+        labels, columns = batch["labels"], _predicting(batch)
+        if labels.is_meta:
+            return labels.new_empty((len(labels) * len(columns), 2))
+        return (labels[:, columns + 1] >= 0).nonzero()
+
+    def index_tensors(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the positions that get logits, and the places of the trained tokens."""
+        return {PREDICTING: _predicting(batch), **super().index_tensors(batch)}
 
     def token_losses(
         self, outputs: Any, batch: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss of each trained token, and its example."""
-        import torch
         import torch.nn.functional as F
 
         labels, logits = batch["labels"], outputs.logits
-        if labels.is_meta:
-            # Which positions are trained on cannot be asked there: all of them is the most.
-            flat = logits[:, -labels.shape[1] : -1].flatten(0, 1)
-            losses = F.cross_entropy(flat.float(), labels[:, 1:].flatten(), reduction="none")
-            return losses, torch.empty_like(losses, dtype=torch.long)
-        columns = _predicting(labels)
+        columns = _predicting(batch)
         if logits.shape[1] != len(columns):
             logits = logits[:, -labels.shape[1] :][:, columns]
         targets = labels[:, columns + 1]
-        is_trained = targets >= 0
-        losses = F.cross_entropy(logits[is_trained].float(), targets[is_trained], reduction="none")
-        return losses, is_trained.nonzero()[:, 0]
+        examples, places = self.trained_tokens(batch).unbind(1)
+        losses = F.cross_entropy(
+            logits[examples, places].float(), targets[examples, places], reduction="none"
+        )
+        return losses, examples
 
     def prompts(self, rows: Rows, tokenizer: Any, settings: EncodingSettings) -> list[list[int]]:
         """Return the prompts, or conversations up to the assistant's last turn."""
@@ -120,10 +139,17 @@ class CausalLanguageModel(LanguageModelTask):
         return reference_texts(rows)
 
 
-def _predicting(labels: torch.Tensor) -> torch.Tensor:
-    """Return the positions after which some example of the batch has a trained token."""
-    found: torch.Tensor = (labels[:, 1:] >= 0).any(dim=0).nonzero()[:, 0]
-    return found
+def _predicting(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the positions after which some example of the batch has a trained token.
+
+    Where a batch without numbers does not bring them, all positions but the last.
+    """
+    labels = batch["labels"]
+    if PREDICTING in batch:
+        return batch[PREDICTING]
+    if labels.is_meta:
+        return labels.new_empty(labels.shape[1] - 1)
+    return (labels[:, 1:] >= 0).any(dim=0).nonzero()[:, 0]
 
 
 def _check_can_pack(model: Any) -> None:

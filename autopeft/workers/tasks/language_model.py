@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from autopeft.workers.data.table import Table
 
 
+#: What a batch without numbers brings: the places of its trained tokens.
+TRAINED_TOKENS = "trained_tokens"
+
+
 class LanguageModelTask(Task):
     """Cross-entropy of the tokens that are trained on, in nats per token.
 
@@ -37,6 +41,17 @@ class LanguageModelTask(Task):
 
     has_head: ClassVar[bool] = False
     label_kind = "none"
+
+    @abstractmethod
+    def trained_tokens(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return example and place of each token that is trained on, ``n x 2``.
+
+        A batch without numbers that does not bring them is trained on everywhere.
+        """
+
+    def index_tensors(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the places of the trained tokens."""
+        return {TRAINED_TOKENS: self.trained_tokens(batch)}
 
     @abstractmethod
     def token_losses(

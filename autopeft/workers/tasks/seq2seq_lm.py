@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from autopeft.workers.dataset import INPUT_IDS, EncodedSplit, Rows
 from autopeft.workers.tasks.base import TASKS, EncodingSettings
-from autopeft.workers.tasks.language_model import LanguageModelTask
+from autopeft.workers.tasks.language_model import TRAINED_TOKENS, LanguageModelTask
 from autopeft.workers.tasks.metric_names import DEFAULT_METRICS, METRICS_BY_TASK, SEQ2SEQ_LM
 
 if TYPE_CHECKING:
@@ -64,25 +64,32 @@ class SequenceToSequence(LanguageModelTask):
         """Return outputs with a logit for each position of the labels; nothing is cached."""
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         shifted = base.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        left_out = ("labels", TRAINED_TOKENS)
+        inputs = {name: tensor for name, tensor in batch.items() if name not in left_out}
         return model(**inputs, decoder_input_ids=shifted, use_cache=False)
+
+    def trained_tokens(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return example and place of each token of the targets, ``n x 2``."""
+        labels = batch["labels"]
+        if TRAINED_TOKENS in batch:
+            return batch[TRAINED_TOKENS]
+        if labels.is_meta:
+            return labels.new_empty((labels.numel(), 2))
+        return (labels >= 0).nonzero()
 
     def token_losses(
         self, outputs: Any, batch: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss of each token of the targets, and its example."""
-        import torch
         import torch.nn.functional as F
 
         labels = batch["labels"]
         logits = outputs.logits[:, -labels.shape[1] :]
-        if labels.is_meta:
-            flat = logits.flatten(0, 1).float()
-            losses = F.cross_entropy(flat, labels.flatten(), reduction="none")
-            return losses, torch.empty_like(losses, dtype=torch.long)
-        is_trained = labels >= 0
-        losses = F.cross_entropy(logits[is_trained].float(), labels[is_trained], reduction="none")
-        return losses, is_trained.nonzero()[:, 0]
+        examples, places = self.trained_tokens(batch).unbind(1)
+        losses = F.cross_entropy(
+            logits[examples, places].float(), labels[examples, places], reduction="none"
+        )
+        return losses, examples
 
     def prompts(self, rows: Rows, tokenizer: Any, settings: EncodingSettings) -> list[list[int]]:
         """Return the tokens of sources, as the encoder is given them."""

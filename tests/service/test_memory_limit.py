@@ -1,0 +1,141 @@
+"""A search whose workers have too little memory for a part of its space."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autopeft.errors import InvalidJobError
+from autopeft.records import Trial, TrialStatus
+from autopeft.results.job_log import JobLog
+from autopeft.results.limits import WORKER_MEMORY, limit_lines, limits_of
+from autopeft.search_spaces.space import load_space
+from autopeft.service.driver import resume_job, run_job
+from autopeft.service.feasibility import check_memory
+from autopeft.service.observer import SilentObserver
+from tests.search_spaces.shapes import bert_shape
+from tests.service.fake_job import FakeJob, KilledError, Memory, fake_costs, make_spec
+
+NUM_TRIALS = 30
+#: So many that memory differs between configurations by far more than a prediction may err.
+BYTES_PER_PARAMETER = 2000
+SPACE = load_space("default", bert_shape(num_layers=4), base=Path())
+PREDICTED = np.array(
+    [
+        cost.train_memory_bytes
+        for cost in fake_costs(SPACE, BYTES_PER_PARAMETER)(list(SPACE.sobol(256, seed=3)))
+    ]
+)
+#: A third of the space needs more.
+THERE = int(np.quantile(PREDICTED, 2 / 3))
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> FakeJob:
+    fake = FakeJob(monkeypatch)
+    fake.bytes_per_parameter = BYTES_PER_PARAMETER
+    return fake
+
+
+def run(job: FakeJob, folder: Path, proposer: str) -> JobLog:
+    spec = make_spec(folder, **{"proposer": proposer, "budget.trials": NUM_TRIALS})
+    return run_job(spec, folder, observer=SilentObserver())
+
+
+def infeasible(log: JobLog) -> list[Trial]:
+    return [s.trial for s in log.trials if s.status is TrialStatus.INFEASIBLE]
+
+
+@pytest.mark.parametrize("proposer", ["random", "mobo"])
+def test_what_does_not_fit_is_never_sent(job: FakeJob, tmp_path: Path, proposer: str) -> None:
+    job.memory = Memory(there=THERE, needed=lambda trial: trial.costs.train_memory_bytes)
+    job.memory_bytes = THERE
+    log = run(job, tmp_path / "run", proposer)
+    assert len(log.states) == NUM_TRIALS
+    assert infeasible(log) == []
+    assert all(state.costs.train_memory_bytes <= THERE for state in log.trials)
+
+
+def test_without_a_limit_a_third_runs_out_of_memory(job: FakeJob, tmp_path: Path) -> None:
+    """What the test above would find if nothing were held back."""
+    job.memory = Memory(there=THERE, needed=lambda trial: trial.costs.train_memory_bytes)
+    log = run(job, tmp_path / "run", "random")
+    assert len(infeasible(log)) >= NUM_TRIALS // 5
+
+
+@pytest.mark.parametrize("factor", [1.15, 1.5])
+def test_wrong_predictions_are_found_out(job: FakeJob, tmp_path: Path, factor: float) -> None:
+    """Every trial needs more than predicted: those measured and those that failed teach it."""
+    there = int(THERE * factor)
+    job.memory = Memory(there=there, needed=lambda trial: factor * trial.costs.train_memory_bytes)
+    job.memory_bytes = there
+    log = run(job, tmp_path / "run", "random")
+    failed = infeasible(log)
+    assert len(failed) <= 0.1 * NUM_TRIALS
+    assert all(trial.number < NUM_TRIALS // 2 for trial in failed)
+
+
+def test_running_out_of_memory_teaches_of_the_methods_that_did(
+    job: FakeJob, tmp_path: Path
+) -> None:
+    """Serial adapters need twice what is predicted, which only failing tells near the limit."""
+
+    def needed(trial: Trial) -> float:
+        is_lora = "lora" in trial.configuration.methods
+        return (1.3 if is_lora else 1.0) * trial.costs.train_memory_bytes
+
+    job.memory, job.memory_bytes = Memory(there=THERE, needed=needed), THERE
+    log = run(job, tmp_path / "run", "random")
+    failed = infeasible(log)
+    assert all("lora" in trial.configuration.methods for trial in failed)
+    assert len(failed) <= 0.15 * NUM_TRIALS
+    trained = [s for s in log.trials if s.status is TrialStatus.COMPLETED]
+    assert any("lora" not in s.trial.configuration.methods for s in trained)
+
+
+def test_kills_change_nothing(job: FakeJob, tmp_path: Path) -> None:
+    job.memory = Memory(there=THERE, needed=lambda trial: 1.2 * trial.costs.train_memory_bytes)
+    job.memory_bytes = THERE
+    whole = run(job, tmp_path / "whole", "random")
+    for kill in (9, 25, 60):
+        folder = tmp_path / f"killed-{kill}"
+        job.kill_after(kill)
+        with pytest.raises(KilledError):
+            run(job, folder, "random")
+        memory, limit = job.memory, job.memory_bytes
+        job.live()
+        job.memory, job.memory_bytes = memory, limit
+        job.bytes_per_parameter = BYTES_PER_PARAMETER
+        log = resume_job(folder, observer=SilentObserver())
+        assert [s.trial.configuration for s in log.trials] == [
+            s.trial.configuration for s in whole.trials
+        ]
+        assert [s.status for s in log.trials] == [s.status for s in whole.trials]
+        assert log.limits == whole.limits
+
+
+def test_it_is_told_which_limit_bound(job: FakeJob, tmp_path: Path) -> None:
+    job.memory = Memory(there=THERE, needed=lambda trial: trial.costs.train_memory_bytes)
+    job.memory_bytes = THERE
+    log = run(job, tmp_path / "run", "random")
+    (limit,) = limits_of(log)
+    assert limit["name"] == WORKER_MEMORY
+    assert limit["left_out"] == pytest.approx(1 / 3, abs=0.08)
+    assert 0.0 < limit["used"] <= 1.0
+    (line,) = limit_lines(log)
+    assert line.startswith("workers.memory <= ")
+    assert f"leaves {limit['left_out']:.0%} of the space out" in line
+
+
+def test_a_worker_that_nothing_fits_into_is_refused() -> None:
+    costs = fake_costs(SPACE, BYTES_PER_PARAMETER)
+    with pytest.raises(InvalidJobError, match="a worker has 1,000 bytes of memory") as caught:
+        check_memory(
+            SPACE,
+            (),
+            lambda several: [each.train_memory_bytes for each in costs(several)],
+            worker_bytes=1000,
+        )
+    assert "raise workers.memory" in (caught.value.hint or "")

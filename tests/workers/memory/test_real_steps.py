@@ -1,0 +1,75 @@
+"""Predicted against accounted steps: what is trained on, optimisers, kinds of attention."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+
+from autopeft.workers.settings import OptimizerName, TrainingSettings
+from tests.workers.memory.real_steps import TOKENS, Case, bert, llama, padded_batch, t5
+
+MODELS = {"causal-lm": llama, "seq2seq-lm": t5}
+
+
+@pytest.mark.parametrize("num_trained", [TOKENS, 6], ids=["whole", "answers"])
+@pytest.mark.parametrize("method", ["lora", "prompt-tuning"])
+@pytest.mark.parametrize("task", MODELS)
+def test_logits_are_of_the_tokens_that_are_trained_on(
+    task: str, method: str, num_trained: int
+) -> None:
+    case = Case(
+        config=MODELS[task](),
+        task=task,
+        method=method,
+        batch=padded_batch(task, num_trained=num_trained),
+    )
+    assert case.probed().total_bytes == pytest.approx(case.measured(), rel=0.01)
+
+
+def test_fewer_trained_tokens_need_less() -> None:
+    few, all_of_them = (
+        Case(
+            config=llama(),
+            task="causal-lm",
+            method="lora",
+            batch=padded_batch("causal-lm", num_trained=number),
+        ).probed()
+        for number in (6, TOKENS)
+    )
+    assert few.total_bytes < 0.8 * all_of_them.total_bytes
+
+
+def optimised(name: OptimizerName, method: str, *, rows: int, **settings: Any) -> Case:
+    batch = padded_batch("classification")
+    return Case(
+        config=bert(),
+        task="classification",
+        method=method,
+        settings=settings,
+        batch={key: array[-rows:, :TOKENS] for key, array in batch.items() if array.ndim == 2}
+        | {"labels": batch["labels"][-rows:]},
+        training=TrainingSettings(optimizer=name, weight_decay=0.01),
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "rows", "settings"),
+    [("lora", 8, {"rank": 64}), ("last-layers", 1, {"num_layers": 2})],
+    ids=["activations-decide", "optimiser-decides"],
+)
+@pytest.mark.parametrize("name", get_args(OptimizerName))
+def test_optimisers_need_what_is_predicted(
+    name: OptimizerName, method: str, rows: int, settings: dict[str, Any]
+) -> None:
+    case = optimised(name, method, rows=rows, **settings)
+    measured = case.measured()
+    assert case.probed().total_bytes == pytest.approx(measured, rel=0.01)
+    assert case.predicted() == pytest.approx(measured, rel=0.02)
+
+
+def test_optimisers_rank_as_their_states_do() -> None:
+    names: tuple[OptimizerName, ...] = ("sgd", "adafactor", "adamw-8bit", "adamw")
+    needs = [optimised(name, "last-layers", rows=1, num_layers=2).measured() for name in names]
+    assert needs == sorted(needs)
+    assert len(set(needs)) == len(needs)

@@ -223,10 +223,10 @@ def search(
         JobFolderError: ``output`` holds another job.
         AutopeftError: data, model or space do not fit the job.
     """
-    from autopeft.service.driver import resume_job, run_job
     from autopeft.service.job_spec import load_job, parse_job
     from autopeft.service.jobs import JobFolder
     from autopeft.service.observer import PrintingObserver, SilentObserver
+    from autopeft.service.running import resume_job, run_job
 
     values = {key.replace("__", "."): value for key, value in overrides.items()}
     if output is not None:

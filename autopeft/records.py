@@ -320,10 +320,12 @@ class Proposal:
         configuration: What to train.
         origin: Where it came from: ``portfolio``, ``portfolio:lora-sweep``, ``sobol``,
             ``lora-sweep``, ``mobo``, ...
+        turned_down: Names of the limits without which another one would have been proposed.
     """
 
     configuration: Configuration
     origin: str
+    turned_down: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,6 +338,7 @@ class Trial:
         seed: Seeds head initialisation, batch order and dropout.
         origin: See :class:`Proposal`.
         costs: Known before training.
+        turned_down: See :class:`Proposal`.
     """
 
     number: int
@@ -343,6 +346,7 @@ class Trial:
     seed: int
     origin: str
     costs: Costs
+    turned_down: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -283,6 +283,10 @@ def check(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of job files, for editors.")
     ] = False,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="As for search; must be free.", show_default="the file's"),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY.PATH=VALUE", help="As for search; can be repeated."),
@@ -294,7 +298,12 @@ def check(
     """
     from autopeft.cli.checking import check as run
 
-    run(job, schema=schema, overrides=_overrides({}, set_ or []))
+    run(
+        job,
+        schema=schema,
+        overrides=_overrides({"output": output}, set_ or []),
+        wants_free=output is not None,
+    )
 
 
 @_command(example="autopeft plan sft.yaml --gpu-memory 24GiB --plot memory.svg")

@@ -16,11 +16,20 @@ if TYPE_CHECKING:
     from autopeft.service.job_spec import JobSpec
 
 
-def check(job: Path | None, *, schema: bool, overrides: Mapping[str, Any]) -> None:
+def check(
+    job: Path | None, *, schema: bool, overrides: Mapping[str, Any], wants_free: bool = False
+) -> None:
     """Check ``job``, or print the schema.
+
+    Args:
+        job: The job file.
+        schema: Whether the schema is asked for.
+        overrides: Values for keys of the job file.
+        wants_free: Whether an output folder that is taken is an error; else it is warned of.
 
     Raises:
         InvalidJobError: the job has problems; or neither was asked for, or both.
+        JobFolderError: the output folder is taken and was to be free.
     """
     if schema == (job is not None):
         raise InvalidJobError(
@@ -28,14 +37,14 @@ def check(job: Path | None, *, schema: bool, overrides: Mapping[str, Any]) -> No
             hint="autopeft check JOB.yaml, or autopeft check --schema",
         )
     if job is not None:
-        _check_job(job, overrides)
+        _check_job(job, overrides, wants_free=wants_free)
         return
     from autopeft.service.job_schema import schema_text
 
     typer.echo(schema_text(), nl=False)
 
 
-def _check_job(job: Path, overrides: Mapping[str, Any]) -> None:
+def _check_job(job: Path, overrides: Mapping[str, Any], *, wants_free: bool) -> None:
     """Say what is wrong with a job, as a search would; trains, downloads and builds nothing.
 
     Raises:
@@ -47,7 +56,7 @@ def _check_job(job: Path, overrides: Mapping[str, Any]) -> None:
     spec = load_job(job, overrides)
     for warning in find_warnings(spec):
         failures.warn(warning)
-    _warn_of_taken_folder(spec)
+    _look_at_folder(spec, wants_free=wants_free)
     from autopeft.service.examination import examine_at_hand
 
     found = examine_at_hand(spec)
@@ -72,13 +81,15 @@ def _named(space: Mapping[str, Any]) -> str:
     return "a space of its own"
 
 
-def _warn_of_taken_folder(spec: JobSpec) -> None:
+def _look_at_folder(spec: JobSpec, *, wants_free: bool) -> None:
     """Say that a search would not start: the job is fine, but its folder is in use."""
     from autopeft.service.jobs import JobFolder
 
     try:
         JobFolder(Path(spec.output)).require_free()
     except JobFolderError as error:
+        if wants_free:
+            raise
         failures.warn(f"{error.message}; {error.hint}")
 
 

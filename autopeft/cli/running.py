@@ -30,7 +30,7 @@ def search(job: Path, overrides: Mapping[str, Any]) -> None:
     folder = Path(spec.output)
 
     def work(observer: Observer) -> JobLog:
-        from autopeft.service.driver import run_job
+        from autopeft.service.running import run_job
 
         return run_job(spec, folder, observer=observer)
 
@@ -41,7 +41,7 @@ def resume(folder: Path, limits: Mapping[str, float]) -> None:
     """Continue the job in ``folder``."""
 
     def work(observer: Observer) -> JobLog:
-        from autopeft.service.driver import resume_job
+        from autopeft.service.running import resume_job
 
         return resume_job(folder, observer=observer, budget=dict(limits) or None)
 

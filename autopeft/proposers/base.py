@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from autopeft.records import TRAIN_MEMORY_BYTES, Costs, Proposal, TrialState
 from autopeft.registry import Registry
 from autopeft.results.front import ObjectiveScale
-from autopeft.results.memory_limit import MemoryLimit
+from autopeft.results.memory_limit import WORKER_MEMORY, MemoryLimit
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.search_spaces.space import SearchSpace
 
@@ -70,6 +70,8 @@ class Proposer(ABC):
         self._memory_bytes = memory_bytes
         self._exact_costs = exact_costs
         self._memory: MemoryLimit | None = None
+        self._turned_down: set[str] = set()
+        self._named: set[str] = set()
 
     def observe(self, state: TrialState) -> None:
         """Take in the newest state of one trial."""
@@ -100,7 +102,9 @@ class Proposer(ABC):
     def allows(self, configuration: Configuration) -> bool:
         """Tell whether a configuration keeps all limits on what is known beforehand.
 
-        Where memory is near its limit it is accounted for exactly.
+        Where memory is near its limit it is accounted for exactly. To be asked of candidates in
+        the order in which they would be proposed: the limits that one breaks are named by the
+        next :meth:`proposal`, once for each configuration.
         """
         memory = self.memory
         if not self.scale.constraints and memory is None:
@@ -112,7 +116,27 @@ class Proposer(ABC):
             and memory.is_near(configuration, costs)
         ):
             costs = self._exact_costs(configuration)
-        return bool(np.isfinite(self.log_allowed([configuration], [costs])[0]))
+        broken = self.broken_limits(configuration, costs)
+        if broken and configuration.key not in self._named:
+            self._named.add(configuration.key)
+            self._turned_down.update(broken)
+        return not broken
+
+    def broken_limits(self, configuration: Configuration, costs: Costs) -> tuple[str, ...]:
+        """Return the names of the limits that a configuration breaks, as far as is known."""
+        names = []
+        if (memory := self.memory) is not None:
+            expected = memory.expected_bytes(configuration, costs)
+            costs = replace(costs, train_memory_bytes=round(expected))
+            if self._memory_bytes is not None and expected > self._memory_bytes:
+                names.append(WORKER_MEMORY)
+        return (*names, *self.scale.limits_broken_by(costs))
+
+    def proposal(self, configuration: Configuration, origin: str) -> Proposal:
+        """Return a proposal that names the limits which turned others down since the last one."""
+        names = tuple(sorted(self._turned_down))
+        self._turned_down.clear()
+        return Proposal(configuration=configuration, origin=origin, turned_down=names)
 
     def log_allowed(
         self, configurations: Sequence[Configuration], costs: Sequence[Costs]

@@ -43,5 +43,5 @@ class LoraSweepProposer(Proposer):
             if configuration is None:
                 break
             known.add(configuration.key)
-            proposals.append(Proposal(configuration=configuration, origin="lora-sweep"))
+            proposals.append(self.proposal(configuration, "lora-sweep"))
         return proposals

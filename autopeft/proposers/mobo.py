@@ -74,18 +74,16 @@ class MoboProposer(Proposer):
         known = {state.trial.configuration.key for state in states.values()}
         for member in portfolio:
             if member.configuration.key not in known and self.allows(member.configuration):
-                return member
+                return self.proposal(member.configuration, member.origin)
         k = len(states)
         measured = [s for s in states.values() if np.isfinite(s.score) and s.status not in BROKEN]
         if k >= len(portfolio) + NUM_SOBOL and len(measured) >= MIN_MEASURED:
             scale, origin = (self.scale, "mobo") if k % 2 == 0 else (self._score_alone(), SCORE)
             configuration = self._by_model([states[i] for i in sorted(states)], k, scale)
             if configuration is not None:
-                return Proposal(configuration=configuration, origin=origin)
+                return self.proposal(configuration, origin)
         configuration = next_sobol(self.space, k, known, seed=self.seed, allows=self.allows)
-        return (
-            None if configuration is None else Proposal(configuration=configuration, origin="sobol")
-        )
+        return None if configuration is None else self.proposal(configuration, "sobol")
 
     def _score_alone(self) -> ObjectiveScale:
         """Return the job's scale without its costs."""
@@ -110,6 +108,7 @@ class MoboProposer(Proposer):
                 for configuration in kept
                 for _ in range(NUM_NEIGHBOURS)
             )
+        pool.name_limits()
         return next((each for each in pool.best(NUM_CHECKED) if self.allows(each)), None)
 
     def _mutants(
@@ -151,6 +150,7 @@ class Pool:
         self._acquisition = acquisition
         self._seen = set(excluded)
         self._gains: list[tuple[float, int, Configuration]] = []
+        self._favourite: tuple[float, Configuration] | None = None
 
     def add(self, configurations: Iterable[Configuration]) -> None:
         """Value the configurations that are new."""
@@ -160,11 +160,19 @@ class Pool:
         self._seen.update(new)
         costs: list[Costs] = self._proposer.costs(new)
         gains = self._acquisition(self._acquisition.model.points_untried(new), costs)
+        favourite = int(np.argmax(gains))
+        if self._favourite is None or gains[favourite] > self._favourite[0]:
+            self._favourite = float(gains[favourite]), new[favourite]
         gains = gains + self._proposer.log_allowed(new, costs)
         first = len(self._gains)
         self._gains += [
             (-float(gain), first + i, c) for i, (gain, c) in enumerate(zip(gains, new, strict=True))
         ]
+
+    def name_limits(self) -> None:
+        """Let the limits be named that turn the candidate down which gains the most."""
+        if self._favourite is not None:
+            self._proposer.allows(self._favourite[1])
 
     def best(self, n: int) -> list[Configuration]:
         """Return the ``n`` candidates with the largest gain; ties go to the earlier one."""

@@ -27,5 +27,5 @@ class RandomProposer(Proposer):
             if configuration is None:
                 break
             known.add(configuration.key)
-            proposals.append(Proposal(configuration=configuration, origin="random"))
+            proposals.append(self.proposal(configuration, "random"))
         return proposals

@@ -133,11 +133,16 @@ class ObjectiveScale:
 
     def allows(self, costs: Costs) -> bool:
         """Tell whether costs keep every constraint on costs; what is not known does."""
-        return all(
-            constraint.allows(getattr(costs, constraint.name))
+        return not self.limits_broken_by(costs)
+
+    def limits_broken_by(self, costs: Costs) -> list[str]:
+        """Return the names of the constraints on costs that these break."""
+        return [
+            constraint.name
             for constraint in self.constraints
             if constraint.name != self.metric
-        )
+            and not constraint.allows(getattr(costs, constraint.name))
+        ]
 
     def score_text(self, state: TrialState, format_spec: str = ".4g") -> str:
         """Return the latest score as the metric gives it, for people, e.g. ``loss 3.62``."""

@@ -11,7 +11,7 @@ job         spec, versions                                            job
 run         pid, host
 prepared    shape, task, metric, scale, fingerprint, ...              prepared
 budget      limits that replace those of the job, by name
-proposal    trial, configuration, seed, origin, costs                 proposal/n
+proposal    trial, configuration, seed, origin, costs, turned_down    proposal/n
 segment     trial, from_step, to_step, checkpoint, attempt
 measurement trial, step, score, metrics, seconds, memory_bytes,       measurement/n/step
             memory, checkpoint
@@ -254,6 +254,7 @@ class LogFolder:
             seed=int(data["seed"]),
             origin=str(data["origin"]),
             costs=Costs(**data["costs"]),
+            turned_down=tuple(data.get("turned_down", ())),
         )
         self._states[trial.number] = TrialState(trial=trial, status=TrialStatus.PROPOSED)
         self._due.add(trial.number)
@@ -374,6 +375,7 @@ def proposal_data(trial: Trial) -> dict[str, Any]:
         "seed": trial.seed,
         "origin": trial.origin,
         "costs": trial.costs.to_json(),
+        "turned_down": list(trial.turned_down),
     }
 
 

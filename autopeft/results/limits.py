@@ -10,12 +10,7 @@ from autopeft.records import TRAIN_MEMORY_BYTES, TrialState, TrialStatus
 from autopeft.results.calibration import measured_bytes
 from autopeft.results.front import number_text, pareto_front
 from autopeft.results.job_log import JobLog
-from autopeft.results.memory_limit import needed_bytes
-
-#: Name of the limit that the workers' memory is.
-WORKER_MEMORY = "workers.memory"
-#: Part of a limit from which on a trial is said to come up to it.
-CLOSE = 0.9
+from autopeft.results.memory_limit import WORKER_MEMORY, needed_bytes
 
 
 def limits_of(log: JobLog) -> list[dict[str, Any]]:
@@ -23,8 +18,9 @@ def limits_of(log: JobLog) -> list[dict[str, Any]]:
 
     Besides what was found when the job began (``left_out``, ``left_out_alone``) that is
     ``used``, the largest part of a maximum that a trial on the front comes to (None without
-    one), ``num_out_of_memory``, the trials that ran out of memory, where it is the workers', and
-    ``is_binding``: it left something out, and trials ran into it or the front comes close to it.
+    one), ``num_turned_down``, how often something else would have been proposed but for it,
+    ``num_out_of_memory``, the trials that ran out of memory, where it is the workers', and
+    ``is_binding``, whether it changed what was tried or what came of it.
     """
     front = [] if log.scale is None else pareto_front(log.trials, log.scale)
     return [_told(limit, front, log.trials) for limit in log.limits or ()]
@@ -33,12 +29,11 @@ def limits_of(log: JobLog) -> list[dict[str, Any]]:
 def _told(
     limit: Mapping[str, Any], front: Iterable[TrialState], trials: Iterable[TrialState]
 ) -> dict[str, Any]:
-    name, maximum, minimum = limit["name"], limit["maximum"], limit["minimum"]
+    name, maximum = limit["name"], limit["maximum"]
     values = [value for state in front if (value := _value(name, state)) is not None]
     used = max(values) / maximum if values and maximum else None
-    is_close = used is not None and used >= CLOSE
-    if values and minimum:
-        is_close = is_close or min(values) <= minimum / CLOSE
+    trials = list(trials)
+    turned_down = sum(name in state.trial.turned_down for state in trials)
     failed = sum(
         name == WORKER_MEMORY and state.status is TrialStatus.INFEASIBLE and state.num_failures > 0
         for state in trials
@@ -46,8 +41,9 @@ def _told(
     return {
         **limit,
         "used": used,
+        "num_turned_down": turned_down,
         "num_out_of_memory": failed,
-        "is_binding": limit["left_out"] > 0 and (is_close or failed > 0),
+        "is_binding": turned_down + failed > 0,
     }
 
 
@@ -56,11 +52,13 @@ def limit_lines(log: JobLog) -> list[str]:
     lines = []
     for limit in limits_of(log):
         text = f"{limit_text(limit)}: {left_out_text(limit)}"
+        if limit["num_turned_down"]:
+            text += f"; it changed {counted(limit['num_turned_down'], 'proposal')}"
         if limit["used"] is not None:
             text += f"; the front uses up to {limit['used']:.0%} of it"
         if limit["num_out_of_memory"]:
             text += f"; {counted(limit['num_out_of_memory'], 'trial')} ran out of it"
-        lines.append(f"{text}{'; it binds' if limit['is_binding'] else ''}.")
+        lines.append(f"{text}; {'it bound' if limit['is_binding'] else 'it did not bind'}.")
     return lines
 
 

@@ -43,6 +43,8 @@ PRIOR_OF_METHODS = 0.06
 PRIOR_TRIALS = 4
 #: A residual, in nats, beyond which a trial counts no further.
 MOST_RESIDUAL = 0.25
+#: Name of the limit that the workers' memory is.
+WORKER_MEMORY = "workers.memory"
 #: Part of the limit from which on a quick prediction is checked by exact accounting.
 NEAR = 0.85
 

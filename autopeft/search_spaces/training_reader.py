@@ -81,6 +81,9 @@ def _check(listed: Mapping[str, Sequence[Scalar]], job: JobTraining, problems: l
             key = (name, (type(value), value))
             if key not in reasons or reason is None:
                 reasons[key] = reason
-    for (name, (_, value)), reason in reasons.items():
-        if reason is not None:
-            problems.append(f"training.{name}: {shown(value)}: {reason}")
+    failing = [(name, value) for (name, (_, value)), reason in reasons.items() if reason]
+    # A value that is wrong by itself takes the blame for those that meet no other.
+    blamed = [(name, value) for name, value in failing if job.why_not({name: value})] or failing[:1]
+    for name, value in blamed:
+        reason = reasons[name, (type(value), value)]
+        problems.append(f"training.{name}: {shown(value)}: {reason}")

@@ -18,12 +18,9 @@ from __future__ import annotations
 
 import math
 import time
-import uuid
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autopeft.errors import AutopeftError, InvalidJobError, JobFolderError
 from autopeft.naming import counted
 from autopeft.records import (
     FailureKind,
@@ -39,23 +36,21 @@ from autopeft.records import (
 from autopeft.results import job_log
 from autopeft.results.front import pareto_front
 from autopeft.results.job_log import JobLog, LogFolder
-from autopeft.results.limits import WORKER_MEMORY, left_out_text, limit_text
-from autopeft.results.sqlite_store import SqliteStore
+from autopeft.results.limits import left_out_text, limit_text
+from autopeft.results.memory_limit import WORKER_MEMORY
 from autopeft.results.store import Store
 from autopeft.service.job_spec import JobSpec
-from autopeft.service.jobs import JobFolder, recorded_versions
-from autopeft.service.last_step import keep_metric, last_step_text
+from autopeft.service.jobs import JobFolder
+from autopeft.service.last_step import last_step_text
 from autopeft.service.limits import find_limits
 from autopeft.service.observer import Observer
 from autopeft.service.quote import quote, rungs_of
-from autopeft.service.segment_costs import SegmentCosts, Timed, time_segments, timings_in
-from autopeft.service.starting import create_executor
-from autopeft.service.worker_time import SECONDS_PER_HOUR, WorkerTime
-from autopeft.workers.openmp import share_cores
+from autopeft.service.segment_costs import SegmentCosts, Timed, timings_in
+from autopeft.service.worker_time import WorkerTime
 
 if TYPE_CHECKING:
     from autopeft.proposers.base import Proposer
-    from autopeft.service.preparation import Prepared, Workbench
+    from autopeft.service.preparation import Workbench
     from autopeft.stoppers.base import Stopper
     from autopeft.workers.executors.base import Executor
 
@@ -67,187 +62,19 @@ NUM_LOOKED_AT = 64
 NUM_TRIALS_TO_QUOTE = 5
 
 
-def run_job(spec: JobSpec, folder: Path, *, observer: Observer) -> JobLog:
-    """Start a job in a new or empty folder and work on it until its budget is spent.
-
-    The folder and its first record exist before torch is imported.
-
-    Raises:
-        AutopeftError: the folder is taken, or data, model or space do not fit the job.
-        KeyboardInterrupt: the log is complete; ``resume_job`` goes on.
-    """
-    paths = JobFolder(folder)
-    paths.create()
-    store = SqliteStore(paths.log)
-    try:
-        run = begin_run(store)
-        store.append(
-            run,
-            "job",
-            {"spec": spec.to_json(), "versions": recorded_versions()},
-            unique="job",
-        )
-        return _work(spec, paths, store, run, observer)
-    except AutopeftError:
-        # Nothing was found out and nothing is lost: leave no folder in the way of the next try.
-        if job_log.fold(store.read()).total_steps == 0:
-            store.close()
-            paths.remove_empty_job()
-        raise
-    finally:
-        store.close()
-
-
-def resume_job(
-    folder: Path, *, observer: Observer, budget: dict[str, float] | None = None
-) -> JobLog:
-    """Continue a job after an interruption or a crash; return at once where it is finished.
+class Driver:
+    """One run of the loop.
 
     Args:
-        folder: The job's folder.
+        spec: The job, epochs resolved to steps.
+        paths: Its folder.
+        store: Its log, which this run has taken over.
+        run: Id of this run.
         observer: Told of all that happens.
-        budget: Larger limits than the recorded ones, by name (``trials``, ``steps``,
-            ``minutes``, ``gpu_hours``); they are recorded and hold from now on.
-
-    Raises:
-        JobFolderError: no job is there, or another driver took it over.
-        AutopeftError: the data changed since the job began.
+        workbench: What was prepared.
+        executor: Runs segments.
+        started: When this run began, by ``time.monotonic``.
     """
-    paths = JobFolder(folder)
-    paths.require()
-    store = SqliteStore(paths.log)
-    try:
-        log = job_log.fold(store.read())
-        if log.spec is None:
-            raise JobFolderError(
-                f"the job in {str(folder)!r} was interrupted before its job file was recorded",
-                hint=f"delete the folder and start again: `autopeft search JOB.yaml "
-                f"--output {folder}`",
-            )
-        if not budget and log.end_reason is not None:
-            return log
-        spec = JobSpec.from_json(log.spec).with_budget(**{**log.budget, **(budget or {})})
-        _require_room(spec, log, budget or {})
-        run = begin_run(store)
-        if budget:
-            store.append(run, "budget", budget)
-        paths.checkpoints.mkdir(exist_ok=True)
-        return _work(spec, paths, store, run, observer)
-    finally:
-        store.close()
-
-
-def _require_room(spec: JobSpec, log: JobLog, budget: dict[str, float]) -> None:
-    """Refuse a new limit that the job has reached already."""
-    spent = {
-        "trials": (spec.budget.trials, len(log.states)),
-        "steps": (spec.budget.steps, log.total_steps),
-        "minutes": (spec.budget.minutes, log.spent_seconds / 60),
-        "gpu_hours": (
-            spec.budget.gpu_hours,
-            (spec.workers.gpus or 1.0) * log.busy_seconds / SECONDS_PER_HOUR,
-        ),
-    }
-    for name in budget:
-        limit, used = spent.get(name, (None, 0.0))
-        if limit is not None and used >= limit:
-            flag = name.replace("_", "-")
-            raise InvalidJobError(
-                f"the job has used {used:g} {flag} already, a limit of {limit:g} leaves nothing "
-                "to do",
-                hint=f"give more, such as --{flag} {max(2 * used, 1):g}",
-            )
-
-
-def begin_run(store: Store) -> str:
-    """Take over the log under a new run id."""
-    run = uuid.uuid4().hex
-    store.begin_run(run)
-    return run
-
-
-def _work(spec: JobSpec, paths: JobFolder, store: Store, run: str, observer: Observer) -> JobLog:
-    """Prepare, then drive until the budget is spent."""
-    started = time.monotonic()
-    observer.on_phase("loading libraries")
-    share_cores()
-    from autopeft.service.preparation import prepare
-
-    log = job_log.fold(store.read())
-    workbench = prepare(
-        spec,
-        scale=log.scale,
-        on_phase=observer.on_phase,
-        on_progress=observer.on_progress,
-        kept_metric=paths.metric,
-    )
-    spec = spec.model_copy(update={"training": workbench.training})
-    _record_prepared(workbench.prepared, store, run, log)
-    if workbench.plan.generation is not None:
-        keep_metric(workbench.plan.generation.metric, paths.metric)
-    _write_assets(paths, workbench, spec)
-    if spec.budget.gpu_hours is not None and log.timing is None and not log.states:
-        observer.on_phase("timing a few steps")
-        limit = spec.budget.gpu_hours * SECONDS_PER_HOUR / (spec.workers.gpus or 1.0)
-        timed = time_segments(spec, workbench, observer.on_progress, most_seconds=limit)
-        store.append(run, "timing", timed.to_json(), unique="timing")
-    with create_executor(spec, paths.checkpoints, workbench) as executor:
-        driver = _Driver(spec, paths, store, run, observer, workbench, executor, started)
-        observer.on_phase("searching")
-        return driver.drive()
-
-
-def _record_prepared(prepared: Prepared, store: Store, run: str, log: JobLog) -> None:
-    """Record what was found, or make sure that it is what was recorded."""
-    if log.prepared is None:
-        store.append(run, "prepared", prepared.to_json(), unique="prepared")
-        return
-    recorded = log.prepared
-    if recorded["fingerprint"] != prepared.fingerprint:
-        raise JobFolderError(
-            "the data changed since the job began: its rows hash to "
-            f"{prepared.fingerprint[:12]}, recorded was {recorded['fingerprint'][:12]}",
-            hint="restore the data (and, for built-in data, the installed package versions), "
-            "or start a new job",
-        )
-    if recorded["shape"] != prepared.shape.to_json():
-        raise JobFolderError(
-            f"the model changed since the job began: {prepared.shape.name} has another shape "
-            "than the recorded one",
-            hint="restore the model, or start a new job",
-        )
-
-
-def _write_assets(paths: JobFolder, workbench: Workbench, spec: JobSpec) -> None:
-    """Write once what exports need of the model."""
-    if paths.assets.exists():
-        return
-    from autopeft.workers.assets import write_assets
-    from autopeft.workers.data.chat import read_chat_template
-
-    prepared = workbench.prepared
-    write_assets(
-        paths.assets,
-        workbench.plan.source,
-        facts={
-            "task": prepared.task,
-            "metric": prepared.metric,
-            "id2label": None if prepared.id2label is None else list(prepared.id2label),
-            "num_labels": prepared.num_outputs,
-            "max_tokens": workbench.max_tokens,
-            "text_columns": list(prepared.text_columns),
-            "input_roles": list(prepared.input_roles),
-            "is_conversational": workbench.is_conversational,
-            "dtype": spec.model.dtype,
-            "quantization": spec.model.quantization,
-            "precision": spec.training.precision,
-        },
-        chat_template=read_chat_template(spec.data, spec.base),
-    )
-
-
-class _Driver:
-    """One run of the loop."""
 
     def __init__(
         self,
@@ -304,6 +131,7 @@ class _Driver:
 
     @property
     def log(self) -> JobLog:
+        """The job as it stands."""
         return self.folder.state
 
     def drive(self) -> JobLog:
@@ -419,6 +247,7 @@ class _Driver:
             seed=self.spec.seed,
             origin=proposal.origin,
             costs=self.workbench.exact_costs(proposal.configuration),
+            turned_down=proposal.turned_down,
         )
         first = Segment(trial=trial, from_step=0, to_step=self.stopper.next_rung(0))
         if not self.worker_time.fits(first):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from autopeft.records import Costs
 from autopeft.results.front import MEASURED_ENDS, Constraint
-from autopeft.results.limits import WORKER_MEMORY
+from autopeft.results.memory_limit import WORKER_MEMORY
 
 if TYPE_CHECKING:
     from autopeft.search_spaces.configuration import Configuration

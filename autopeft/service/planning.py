@@ -10,7 +10,7 @@ both is at or above it. Beyond, the line is carried on. One row is checked by an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +20,9 @@ from autopeft.search_spaces.configuration import Configuration
 from autopeft.search_spaces.domains import Domain, SubsetDomain, ValueDomain
 from autopeft.search_spaces.method import num_trained
 from autopeft.search_spaces.space import SearchSpace, load_space
+from autopeft.search_spaces.training_domain import shape_under
 from autopeft.service.job_spec import JobSpec
+from autopeft.service.job_training import job_training
 
 if TYPE_CHECKING:
     from autopeft.workers.memory import MemoryEstimate, MemoryModel
@@ -174,6 +176,9 @@ def make_plan(
     from autopeft.workers.memory import MemoryModel, step_dtypes
 
     step = _look(spec, tokens, on_progress)
+    searched = step.space.training.default
+    spec = spec.model_copy(update={"training": spec.training.updated(searched)})
+    step = replace(step, shape=shape_under(step.shape, searched))
     batch_size = spec.training.micro_batch_size
     dtypes = step_dtypes(step.config, spec.model, spec.training.precision)
     optimizer = spec.training.optimizer
@@ -231,8 +236,16 @@ def make_plan(
         limit_bytes=limit_bytes,
         rows=tuple(rows),
         check=_checked(rows, lines, on_progress),
-        notes=(*step.notes, *step.space.notes),
+        notes=(*step.notes, *_told(step.space), *step.space.notes),
     )
+
+
+def _told(space: SearchSpace) -> list[str]:
+    """Say what stands for training settings that are searched."""
+    if not space.training.varied:
+        return []
+    values = ", ".join(f"{name} {value}" for name, value in space.training.default)
+    return [f"the space searches {', '.join(space.training.varied)}; shown with {values}"]
 
 
 def sizes(space: SearchSpace) -> Iterator[tuple[str, Size, Configuration]]:
@@ -475,7 +488,7 @@ def _from_shapes(spec: JobSpec, tokens: int, notes: list[str], on_progress: OnPr
     return _Step(
         config=config,
         shape=shape,
-        space=load_space(spec.space, shape, base=spec.base),
+        space=load_space(spec.space, shape, base=spec.base, training=job_training(spec.training)),
         task=task,
         tokens=tokens,
         inputs=None,

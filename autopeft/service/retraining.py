@@ -11,10 +11,10 @@ from autopeft.records import Segment, SegmentFailed, Trial, TrialState
 from autopeft.results import job_log
 from autopeft.results.job_log import LogFolder
 from autopeft.results.sqlite_store import SqliteStore
-from autopeft.service.driver import begin_run
 from autopeft.service.job_spec import JobSpec
 from autopeft.service.jobs import recorded_versions
 from autopeft.service.observer import Observer
+from autopeft.service.running import begin_run
 from autopeft.service.starting import create_executor
 
 if TYPE_CHECKING:

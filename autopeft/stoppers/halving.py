@@ -152,33 +152,34 @@ class HalvingStopper(Stopper):
             return self._unjudged(state, standing.num_measured)
         where = self._where(state)
         if standing.num_comparators < 1:
-            return Verdict(goes_on=True, chance=1.0, reason=f"{where}: nothing costs as little")
+            return Verdict(goes_on=True, chance=1.0, reason=f"{where}: no other one is as cheap")
         chance, rival = judge.chance_of_front(state)
-        share = f"{where}: {standing.share_better:.0%} of what costs no more is better"
+        share = f"{where}: {standing.share_better:.0%} of those that cost no more score better"
         share += _among(standing)
         if standing.share_better > 1 / ETA:
             return Verdict(
-                goes_on=False, chance=chance, reason=f"{share}, at most {1 / ETA:.0%} may be"
+                goes_on=False, chance=chance, reason=f"{share}; at most {1 / ETA:.0%} may"
             )
         if rival is not None and chance < MIN_CHANCE:
             return Verdict(
                 goes_on=False,
                 chance=chance,
-                reason=f"{where}: {chance:.1%} chance of reaching the front, at least "
-                f"{MIN_CHANCE:.0%} asked; trial {rival.trial.number} costs no more and is ahead",
+                reason=f"{where}: {chance:.1%} chance of reaching the front, {MIN_CHANCE:.0%} "
+                f"needed; trial {rival.trial.number} costs no more and is ahead",
             )
         return Verdict(
             goes_on=True,
             chance=chance,
-            reason=f"{share} (at most {1 / ETA:.0%} may be), {chance:.1%} chance of the front",
+            reason=f"{share} and at most {1 / ETA:.0%} may; {chance:.1%} chance of reaching the "
+            "front",
         )
 
     def _unjudged(self, state: TrialState, num_measured: int) -> Verdict:
         return Verdict(
             goes_on=True,
             chance=1.0,
-            reason=f"{self._where(state)}: measured there so far: {num_measured} other, "
-            f"{MIN_MEASURED} needed to judge",
+            reason=f"{self._where(state)}: too early to judge, which takes {MIN_MEASURED} other "
+            f"trials measured at this step (so far {num_measured})",
         )
 
     def _where(self, state: TrialState) -> str:
@@ -200,6 +201,6 @@ def _among(standing: Comparison) -> str:
     """Say in words whom a trial was compared with."""
     kinds = (
         (standing.num_observed, "measured"),
-        (round(standing.num_virtual), "untried, by the surrogate"),
+        (round(standing.num_virtual), "untried, as predicted"),
     )
-    return f" ({'; '.join(f'{number} {kind}' for number, kind in kinds if number)})"
+    return f" ({' and '.join(f'{number} {kind}' for number, kind in kinds if number)})"

@@ -163,13 +163,18 @@ def make_optimizer(
     return torch.optim.AdamW(groups, lr=learning_rate)
 
 
+def weight_decays(name: str, parameter: Tensor) -> bool:
+    """Tell whether weight decay touches a parameter: it is a matrix, and of no normalisation."""
+    return parameter.ndim >= 2 and name.endswith("weight") and "norm" not in name.lower()
+
+
 def _groups(model: Any, learning_rate: float, settings: TrainingSettings, hooks: Hooks) -> Groups:
     parameters = trainable_parameters(model)
     scales = hooks.learning_rate_scales(model, learning_rate)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
-        decays = parameter.ndim >= 2 and name.endswith("weight") and "norm" not in name.lower()
-        groups.setdefault((scales.get(name, 1.0), not decays), []).append(parameter)
+        stays = not weight_decays(name, parameter)
+        groups.setdefault((scales.get(name, 1.0), stays), []).append(parameter)
     return [
         {
             "params": groups[scale, stays],

@@ -66,11 +66,11 @@ def search(name: str) -> dict[str, Any]:
     from autopeft.records import TrialStatus
     from autopeft.results.limits import limit_lines, limits_of
     from autopeft.results.sqlite_store import SqliteStore
-    from autopeft.service.driver import run_job
     from autopeft.service.job_spec import parse_job
     from autopeft.service.jobs import JobFolder
     from autopeft.service.observer import SilentObserver
     from autopeft.service.preparation import prepare
+    from autopeft.service.running import run_job
 
     with tempfile.TemporaryDirectory(prefix="autopeft-limit-") as folder:
         output = Path(folder) / "run"

@@ -75,10 +75,10 @@ JOBS: dict[str, dict[str, Any]] = {
 
 def measure(name: str) -> dict[str, Any]:
     """Quote one search, run it, and return both."""
-    from autopeft.service.driver import run_job
     from autopeft.service.job_spec import parse_job
     from autopeft.service.observer import SilentObserver
     from autopeft.service.quote import quote_ahead
+    from autopeft.service.running import run_job
 
     with tempfile.TemporaryDirectory(prefix="autopeft-quote-") as folder:
         output = Path(folder) / "run"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +24,7 @@ from autopeft.errors import ExportError
 from autopeft.results.front import Constraint
 from autopeft.results.job_log import JobLog
 from autopeft.results.sqlite_store import SqliteStore
-from autopeft.service import driver
+from autopeft.service import running as job_running
 from autopeft.service.exports import ExportReport
 from autopeft.service.job_schema import schema_text
 from autopeft.service.job_spec import JobSpec
@@ -111,6 +112,21 @@ def test_check_warns_of_what_will_be_skipped(
     assert outcome.stderr == (
         "warning: workers.num is 2, but the inline executor runs one trial at a time\n"
     )
+
+
+def test_check_looks_whether_the_named_folder_is_free(
+    finished: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    free = run_command(capsys, "check", "job.yaml", "--output", "elsewhere")
+    assert (free.code, free.stderr) == (0, "")
+    assert free.stdout.splitlines()[0].endswith("output elsewhere")
+    taken = run_command(capsys, "check", "job.yaml", "--output", finished)
+    assert (taken.code, taken.stdout) == (2, "")
+    assert "error: output 'run' already holds a job\n" in taken.stderr
+    # The job's own folder is another matter: the file is fine.
+    warned = run_command(capsys, "check", "job.yaml", "--set", f"output={finished}")
+    assert warned.code == 0
+    assert "warning: output 'run' already holds a job" in warned.stderr
 
 
 def test_check_schema_prints_the_schema(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -299,7 +315,7 @@ def fake_search(monkeypatch: pytest.MonkeyPatch, result: JobLog | BaseException)
             raise result
         return result
 
-    monkeypatch.setattr(driver, "run_job", run_job)
+    monkeypatch.setattr(job_running, "run_job", run_job)
     return asked
 
 
@@ -388,7 +404,7 @@ def test_resume_passes_limits_on(
         asked.append((folder, budget))
         return example_job().log
 
-    monkeypatch.setattr(driver, "resume_job", resume_job)
+    monkeypatch.setattr(job_running, "resume_job", resume_job)
     assert run_command(capsys, "resume", "run").code == 0
     assert run_command(capsys, "resume", "run", "--trials", "9", "--minutes", "1.5").code == 0
     assert asked == [(Path("run"), None), (Path("run"), {"trials": 9, "minutes": 1.5})]
@@ -397,7 +413,7 @@ def test_resume_passes_limits_on(
 def test_resume_of_a_finished_job_prints_its_front(
     finished: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(driver, "resume_job", lambda folder, **_: open_job(folder))
+    monkeypatch.setattr(job_running, "resume_job", lambda folder, **_: open_job(folder))
     outcome = run_command(capsys, "resume", finished)
     assert outcome.code == 0
     assert "Front of sst2" in outcome.stdout
@@ -420,8 +436,10 @@ def test_export_says_where_it_is_and_what_was_compared(
 ) -> None:
     asked: list[Any] = []
 
-    def export_trial(folder: Path, *, pick: str, tool: str, target: Path) -> ExportReport:
-        asked.append((folder, pick, tool, target))
+    def export_trial(
+        folder: Path, *, pick: str, tool: str, target: Path, where: Sequence[str]
+    ) -> ExportReport:
+        asked.append((folder, pick, tool, target, where))
         return ExportReport(
             trial=3,
             target=target,
@@ -435,10 +453,85 @@ def test_export_says_where_it_is_and_what_was_compared(
     monkeypatch.setattr("autopeft.service.exports.export_trial", export_trial)
     outcome = run_command(capsys, "export", finished, "--pick", "best", "--to", "peft", "out")
     assert outcome.code == 0
-    assert asked == [(Path("run"), "best", "peft", Path("out"))]
+    assert asked == [(Path("run"), "best", "peft", Path("out"), [])]
     assert "trial 3 (f1 0.9123) is in out" in outcome.stdout
     assert "out/README.md says how to load it" in outcome.stdout
     assert said in outcome.stdout + outcome.stderr
+
+
+def test_show_answers_a_query(finished: str, capsys: pytest.CaptureFixture[str]) -> None:
+    limits = ("--where", "memory<=250MiB", "--where", "params<=40k")
+    outcome = run_command(capsys, "show", finished, *limits)
+    lines = outcome.stdout.splitlines()
+    assert outcome.code == 0
+    assert lines[0].split(": ") == [
+        "Front of sst2 where train_memory_bytes <= 250 MiB and num_trainable_parameters <= 40.0 k",
+        "2 trials".ljust(len(lines[0].split(": ")[1])),
+    ]
+    # Predicted at 220 MiB; another trial needed 1.5 times its prediction.
+    assert [line.split()[6:10] for line in lines if line.split()[:1] == ["1"]] == [
+        ["220", "MiB", "239", "MiB"]
+    ]
+    assert "2 of 4 completed trials keep these limits." in lines
+    assert "Best: trial 1, accuracy 0.9000." in lines
+    assert any(line.startswith("Memory counted: the prediction times 1.084") for line in lines)
+    assert lines[-1] == (
+        "Export it: autopeft export run --where 'memory<=250MiB' --where 'params<=40k' OUT"
+    )
+
+
+def test_a_query_prints_json_and_csv_too(finished: str, capsys: pytest.CaptureFixture[str]) -> None:
+    query = ("show", finished, "--where", "params>=900k", "--format")
+    told = json.loads(run_command(capsys, *query, "json").stdout)
+    assert (told["where"]["trials"], told["where"]["best"]) == ([0, 3], 0)
+    assert [point["trial"] for point in told["front"]] == [0]
+    rows = list(csv.DictReader(io.StringIO(run_command(capsys, *query, "csv").stdout)))
+    assert [(row["trial"], row["on_front"]) for row in rows] == [("0", "True"), ("3", "False")]
+
+
+@pytest.mark.parametrize("command", [("show",), ("export", "out")])
+def test_a_query_that_nothing_keeps_ends_with_the_nearest(
+    command: tuple[str, ...], finished: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *rest = command
+    outcome = run_command(capsys, name, finished, *rest, "--where", "accuracy>=0.95")
+    assert outcome.code == 2
+    assert outcome.stdout == ""
+    nearest = "the nearest of 4 is trial 0: accuracy is 0.92, 0.03 too little"
+    assert f"no completed trial keeps accuracy >= 0.95; {nearest}" in outcome.stderr
+
+
+def test_an_export_under_a_query_names_one_whose_checkpoint_is_there(
+    finished: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("export", finished, "out", "--where", "accuracy<0.95")
+    told = run_command(capsys, *command).stderr
+    assert "the checkpoint of trial 0 is gone" in told
+    assert "hint: make it anew" in told
+    (place / "run" / "checkpoints" / "trial-0001-step-00096").mkdir(parents=True)
+    assert "and have theirs: --pick 1\n" in run_command(capsys, *command).stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "pick"),
+    [((), "knee"), (("--where", "params<=1M"), "best"), (("--pick", "3"), "3")],
+)
+def test_export_picks_the_best_of_a_query_and_else_the_knee(
+    options: tuple[str, ...],
+    pick: str,
+    finished: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[Any] = []
+
+    def export_trial(folder: Path, **given: Any) -> ExportReport:
+        asked.append((given["pick"], list(given["where"])))
+        raise ExportError("enough")
+
+    monkeypatch.setattr("autopeft.service.exports.export_trial", export_trial)
+    assert run_command(capsys, "export", finished, "out", *options).code == 2
+    assert asked == [(pick, [text for text in options if "<" in text])]
 
 
 def test_next_commands_need_no_quotes_for_a_plain_folder() -> None:
@@ -461,7 +554,7 @@ def test_main_returns_zero_where_a_command_succeeds(place: Path) -> None:
 def test_an_error_prints_its_hint(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def show(folder: Path, format_: str) -> None:
+    def show(*_: object) -> None:
         raise ExportError("it does not go", hint="try this")
 
     monkeypatch.setattr("autopeft.cli.showing.show", show)

@@ -56,6 +56,34 @@ def test_the_jobs_own_metric_is_told_where_there_is_one(has_answers: bool) -> No
     assert "-5.25" not in file.getvalue()
     assert (result.to_json().get("answer_metric") == "exact_match") is has_answers
     assert ("answer_values" in result.to_json()["winner"]) is has_answers
+    # As the metric gives it, where the score of a loss is its negative.
+    assert result.to_json()["winner"]["validation_value"] == 5.25
+
+
+@pytest.mark.parametrize(
+    ("keeps", "said"),
+    [
+        (True, "Asked for: accuracy >= 0.5 and f1 > 0.25; the tuned LoRA keeps it too."),
+        (False, "no tuned LoRA keeps it, so the winner stands against the best of all."),
+    ],
+)
+def test_limits_are_told(keeps: bool, said: str) -> None:
+    result = Confirmation(
+        metric="loss",
+        winner=finalist(0, ()),
+        baseline=finalist(1, ()),
+        difference=0.0,
+        interval=(-1.0, 1.0),
+        num_test_rows=4,
+        where=("accuracy >= 0.5", "f1 > 0.25"),
+        baseline_keeps_where=keeps,
+    )
+    file = io.StringIO()
+    confirming._print(result, Console(file=file, width=200))
+
+    assert said in file.getvalue()
+    assert result.to_json()["where"] == ["accuracy >= 0.5", "f1 > 0.25"]
+    assert result.to_json()["baseline_keeps_where"] is keeps
 
 
 @pytest.mark.parametrize(

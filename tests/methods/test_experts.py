@@ -136,6 +136,7 @@ def test_each_expert_gets_an_update_of_its_own() -> None:
             update = 2.0 * b[:, :, expert] @ a[expert]
             changed.model.layers[1].mlp.experts.down_proj[expert] += update
 
+    assert not torch.allclose(outputs, base(input_ids=BATCH).logits, atol=1e-3)
     torch.testing.assert_close(changed(input_ids=BATCH).logits, outputs, rtol=1e-4, atol=1e-5)
 
 

@@ -89,7 +89,7 @@ def test_several_conditions_are_read() -> None:
         ("params<=2GiB", "num_trainable_parameters: expected a number such as 2M, 500k"),
         ("params<=-3", "num_trainable_parameters: expected a number such as 2M, 500k"),
         ("params<=1,0", "num_trainable_parameters: expected a number such as 2M, 500k"),
-        ("memory<=1GiB and ", "got '1GiB and'"),
+        ("memory<=1GiB and ", "expected a name, a relation and a number, got ''"),
         ("memory<=1GiB && ", "expected a name, a relation and a number, got ' '"),
     ],
 )
@@ -169,7 +169,11 @@ def measured_job() -> JobLog:
         trial = make_trial(number, memory=100 * MIB, parameters=1000 * (number + 1))
         scribe.propose(trial)
         peak = (110 + 10 * number) * MIB if number < 4 else None
-        memory = None if peak is None else MeasuredMemory("accounted", peak, MIB)
+        memory = (
+            None
+            if peak is None
+            else MeasuredMemory(kind="accounted", peak_bytes=peak, base_bytes=MIB)
+        )
         scribe.measure(number, 96, 0.5 + 0.05 * number, memory_bytes=peak, memory=memory)
         scribe.decide(number, "complete")
     return scribe.log
@@ -180,8 +184,8 @@ def test_memory_is_measured_where_it_was_and_calibrated_elsewhere() -> None:
     points = {s.trial.number: front_point(log, s) for s in log.trials}
     calibrated = points[5]["expected_memory_bytes"]
 
-    # Half of the median ratio's logarithm, as four trials were measured.
-    assert calibrated == pytest.approx(100 * MIB * 1.25**0.5, rel=1e-6)
+    # Half of the logarithm of the median ratio, between 1.2 and 1.3, as four were measured.
+    assert calibrated == pytest.approx(100 * MIB * (1.2 * 1.3) ** 0.25, rel=1e-6)
     assert points[5]["expected_memory_source"] == "calibrated"
     assert points[0]["expected_memory_source"] == "measured"
     assert numbers(ask(log, "memory<=1GiB").allowed) == [0, 1, 2, 3, 4, 5]
@@ -241,7 +245,7 @@ def test_where_nothing_is_left_the_nearest_is_named_and_what_it_lacks(log: JobLo
         "no completed trial keeps train_memory_bytes <= 200 MiB and accuracy >= 0.75; the nearest "
         "of 4 is trial 2: accuracy is 0.7, 0.05 too little"
     )
-    with pytest.raises(AutopeftError, match=r"trial 1: .* is 239 MiB \(calibrated\), 8.59 MiB too"):
+    with pytest.raises(AutopeftError, match=r"trial 1: .* is 239 MiB \(calibrated\), 8.58 MiB too"):
         ask(log, ["memory<=230MiB", "accuracy>=0.8"])
     with pytest.raises(AutopeftError, match=r"trial 2: num_trainable_parameters is exactly 2.00 k"):
         ask(log, "params<2000")

@@ -33,6 +33,19 @@ VIEWS = {
         load_space({"combine": "any", "methods": ["lora", "ia3"]}, encoder_decoder_shape())
     ),
     "sweep": ConfigSpaceView(lora_sweep_space(SHAPE)),
+    "training": ConfigSpaceView(
+        load_space(
+            {
+                "preset": "default",
+                "training": {
+                    "gradient_checkpointing": [True, False],
+                    "batch_size": [8, 16, 48],
+                    "precision": "bfloat16",
+                },
+            },
+            SHAPE,
+        )
+    ),
     "listed": ConfigSpaceView(
         load_space(
             {"methods": {"lora": {"sites": [["q", "v"], ["q"]], "placement": ["last", "range"]}}},

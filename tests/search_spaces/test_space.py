@@ -74,6 +74,17 @@ RICH_SPECS: dict[str, Any] = {
         "placement": ["all", "last"],
         "methods": ["lora", "lora-fa", "miss", "ia3", "hra", "boft"],
     },
+    "training": {
+        "combine": "any",
+        "max_methods": 2,
+        "methods": ["lora", "ia3", "miss", "prefix"],
+        "training": {
+            "gradient_checkpointing": [False, True],
+            "batch_size": [8, 16, 48],
+            "optimizer": ["adamw", "sgd", "lora-fa"],
+            "precision": "bfloat16",
+        },
+    },
 }
 
 

@@ -27,7 +27,7 @@ from autopeft.results.sqlite_store import SqliteStore
 from autopeft.results.store import Entry
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.search_spaces.space import SearchSpace, load_space
-from autopeft.service import driver, preparation
+from autopeft.service import preparation, running
 from autopeft.service.job_spec import JobSpec, parse_job
 from autopeft.service.preparation import Prepared, Workbench
 from autopeft.workers.checkpoints import checkpoint_name
@@ -157,8 +157,8 @@ class FakeJob:
         self.executors: list[ScriptedExecutor] = []
         self._monkeypatch = monkeypatch
         monkeypatch.setattr(preparation, "prepare", self._prepare)
-        monkeypatch.setattr(driver, "create_executor", self._create_executor)
-        monkeypatch.setattr(driver, "_write_assets", lambda paths, workbench, spec: None)
+        monkeypatch.setattr(running, "create_executor", self._create_executor)
+        monkeypatch.setattr(running, "_write_assets", lambda paths, workbench, spec: None)
 
     def _prepare(self, spec: JobSpec, **options: Any) -> Workbench:
         shape = bert_shape(num_layers=4)

@@ -15,11 +15,11 @@ from autopeft.results.job_log import JobLog
 from autopeft.results.sqlite_store import SqliteStore
 from autopeft.results.store import Entry
 from autopeft.service import preparation
-from autopeft.service.driver import resume_job, run_job
 from autopeft.service.job_spec import JobSpec
 from autopeft.service.jobs import JobFolder, open_job
 from autopeft.service.observer import SilentObserver
 from autopeft.service.preparation import Workbench
+from autopeft.service.running import resume_job, run_job
 from tests.service.fake_job import STEPS, FakeJob, KilledError, make_spec
 
 SILENT = SilentObserver()

@@ -13,11 +13,11 @@ import pytest
 from autopeft.errors import AutopeftError, InvalidJobError
 from autopeft.results.front import Constraint
 from autopeft.search_spaces.space import load_space
-from autopeft.service.driver import run_job
 from autopeft.service.examination import TASK_OF_BUILTIN_DATA, examine_at_hand, read_data
 from autopeft.service.feasibility import check_memory
 from autopeft.service.job_spec import JobSpec, load_job, parse_job
 from autopeft.service.observer import SilentObserver
+from autopeft.service.running import run_job
 from autopeft.workers.data.table import DataWarning
 from tests.search_spaces.shapes import bert_shape
 from tests.service.tiny_job import write_tiny_job

@@ -13,11 +13,11 @@ from autopeft.errors import InvalidJobError
 from autopeft.results.correlation import correlation_text, score_and_answers
 from autopeft.results.job_log import JobLog
 from autopeft.results.report import summary
-from autopeft.service.driver import resume_job, run_job
 from autopeft.service.job_checks import find_warnings
 from autopeft.service.job_spec import JobSpec, load_job
 from autopeft.service.last_step import wants_retention
 from autopeft.service.observer import SilentObserver
+from autopeft.service.running import resume_job, run_job
 from autopeft.workers.answer_metrics import MetricWarning
 from tests.workers import tiny_lm
 

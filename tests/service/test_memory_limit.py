@@ -10,11 +10,12 @@ import pytest
 from autopeft.errors import InvalidJobError
 from autopeft.records import Trial, TrialStatus
 from autopeft.results.job_log import JobLog
-from autopeft.results.limits import WORKER_MEMORY, limit_lines, limits_of
+from autopeft.results.limits import limit_lines, limits_of
+from autopeft.results.memory_limit import WORKER_MEMORY
 from autopeft.search_spaces.space import load_space
-from autopeft.service.driver import resume_job, run_job
 from autopeft.service.feasibility import check_memory
 from autopeft.service.observer import SilentObserver
+from autopeft.service.running import resume_job, run_job
 from tests.search_spaces.shapes import bert_shape
 from tests.service.fake_job import FakeJob, KilledError, Memory, fake_costs, make_spec
 
@@ -124,9 +125,21 @@ def test_it_is_told_which_limit_bound(job: FakeJob, tmp_path: Path) -> None:
     assert limit["name"] == WORKER_MEMORY
     assert limit["left_out"] == pytest.approx(1 / 3, abs=0.08)
     assert 0.0 < limit["used"] <= 1.0
+    # Of the points that the sequence yields, about a third is turned down.
+    assert 5 <= limit["num_turned_down"] <= 20
     (line,) = limit_lines(log)
     assert line.startswith("workers.memory <= ")
     assert f"leaves {limit['left_out']:.0%} of the space out" in line
+    assert f"it changed {limit['num_turned_down']} proposals" in line
+    assert line.endswith("; it bound.")
+
+
+def test_a_limit_that_is_never_met_did_not_bind(job: FakeJob, tmp_path: Path) -> None:
+    job.memory_bytes = int(100 * PREDICTED.max())
+    log = run(job, tmp_path / "run", "mobo")
+    (line,) = limit_lines(log)
+    assert "leaves nothing of the space out" in line
+    assert line.endswith("it did not bind.")
 
 
 def test_a_worker_that_nothing_fits_into_is_refused() -> None:

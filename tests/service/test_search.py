@@ -137,6 +137,26 @@ def test_export_of_several_methods_at_once_predicts_the_same(tmp_path: Path) -> 
     assert (tmp_path / "out" / "load.py").is_file()
 
 
+def test_a_query_is_answered_exported_and_confirmed(tmp_path: Path) -> None:
+    path = write_tiny_job(tmp_path, stopper="none", proposer="lora-sweep", budget={"trials": 3})
+    job = autopeft.search(path)
+    least = int(job.trials["num_trainable_parameters"].min())
+    limit = f"num_trainable_parameters<={least}"
+    allowed = job.trials.query("num_trainable_parameters == @least")
+    best = job.best(limit)
+
+    assert set(job.front_where(limit)["trial"]) <= set(allowed["trial"])
+    assert best["metric_value"] == allowed["metric_value"].max()
+    assert job.export(tmp_path / "out", where=limit).trial == best["trial"]
+    result = job.confirm(num_seeds=1, where=limit)
+    told = result.to_json()
+    assert told["winner"]["trial"] == best["trial"]
+    assert told["winner"]["validation_value"] == best["metric_value"]
+    assert told["baseline"]["num_trainable_parameters"] <= least
+    assert (told["where"], told["baseline_keeps_where"]) == (list(result.where), True)
+    assert result.where[0].startswith("num_trainable_parameters <= ")
+
+
 def test_export_that_fails_leaves_nothing(job: autopeft.Job, tmp_path: Path) -> None:
     with pytest.raises(AutopeftError, match="99"):
         export_trial(job.folder, pick="99", tool="peft", target=tmp_path / "out")

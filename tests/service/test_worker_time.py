@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from autopeft.records import Costs, Segment, Trial
-from autopeft.service import driver
-from autopeft.service.driver import resume_job, run_job
+from autopeft.service import running
 from autopeft.service.job_spec import JobSpec
 from autopeft.service.jobs import open_job
 from autopeft.service.observer import SilentObserver
+from autopeft.service.running import resume_job, run_job
 from autopeft.service.segment_costs import SegmentCosts, Timed
 from autopeft.service.worker_time import WorkerTime
 from tests.service.fake_job import FakeJob, KilledError, make_spec
@@ -83,7 +83,7 @@ def job(monkeypatch: pytest.MonkeyPatch) -> FakeJob:
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch) -> None:
     told = Timed(timings=(timing(1e-3, 0.1, 0.2),), startup_seconds=0.0, busy_seconds=1.0)
-    monkeypatch.setattr(driver, "time_segments", lambda *args, **options: told)
+    monkeypatch.setattr(running, "time_segments", lambda *args, **options: told)
 
 
 def test_a_job_stops_where_nothing_fits_and_says_so(

@@ -11,17 +11,6 @@ from autopeft.workers.adapter_tensors import adapter_tensors, fill_adapter, trai
 from autopeft.workers.injection import inject
 from tests.workers import tiny
 
-INPUT_IDS = torch.tensor([[2, 4, 5, 6, 3], [2, 8, 9, 3, 0]])
-MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
-
-
-def outputs(model: Any) -> torch.Tensor:
-    model.eval()
-    with torch.no_grad():
-        logits = model(input_ids=INPUT_IDS, attention_mask=MASK).logits
-    assert isinstance(logits, torch.Tensor)
-    return logits
-
 
 def test_keys_of_parts_are_those_of_plain_adapters(tiny_base: Any, tiny_shape: ModelShape) -> None:
     groups = adapter_tensors(
@@ -57,7 +46,7 @@ def test_filling_an_adapter_restores_every_trained_number(
         trainable_parameters(trained).items(), trainable_parameters(fresh).items(), strict=True
     )
     assert all(one[0] == two[0] and torch.equal(one[1], two[1]) for one, two in pairs)
-    assert torch.equal(outputs(trained), outputs(fresh))
+    assert torch.equal(tiny.outputs(trained), tiny.outputs(fresh))
 
 
 def test_filling_with_tensors_of_another_shape_is_refused(

@@ -17,17 +17,6 @@ from autopeft.workers.shapes import meta_model, shape_from_config
 from autopeft.workers.worker import WorkerPlan
 from tests.workers import tiny
 
-INPUT_IDS = torch.tensor([[2, 4, 5, 6, 3], [2, 8, 9, 3, 0]])
-MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
-
-
-def outputs(model: Any) -> torch.Tensor:
-    model.eval()
-    with torch.no_grad():
-        logits = model(input_ids=INPUT_IDS, attention_mask=MASK).logits
-    assert isinstance(logits, torch.Tensor)
-    return logits
-
 
 @pytest.mark.parametrize("name", tiny.CONFIGURATIONS)
 def test_exactly_adapter_and_head_train(name: str, tiny_base: Any, tiny_shape: ModelShape) -> None:
@@ -50,7 +39,7 @@ def test_training_leaves_the_base_as_it_was(
     names = [key for key, _ in tiny_base.named_modules()]
     model = inject(tiny_base, tiny.configuration(name), tiny_shape, 1)
     optimizer = torch.optim.SGD(trainable_parameters(model).values(), lr=1.0)
-    model(input_ids=INPUT_IDS, attention_mask=MASK).logits.square().sum().backward()
+    model(input_ids=tiny.INPUT_IDS, attention_mask=tiny.MASK).logits.square().sum().backward()
     optimizer.step()
 
     after = tiny_base.state_dict()
@@ -110,7 +99,7 @@ def test_over_half_precision_what_trains_is_float32(
     assert {parameter.dtype for parameter in trained.values()} == {torch.float32}
     assert {p.dtype for p in model.parameters() if not p.requires_grad} >= {torch.bfloat16}
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.isfinite(outputs(model).float()).all()
+        assert torch.isfinite(tiny.outputs(model).float()).all()
 
 
 @pytest.mark.parametrize("name", tiny.CONFIGURATIONS)
@@ -145,10 +134,10 @@ def test_head_starts_alike_under_every_configuration(
 def test_adapters_that_start_at_nothing_leave_the_outputs(
     tiny_base: Any, tiny_shape: ModelShape
 ) -> None:
-    reference = outputs(inject(tiny_base, tiny.configuration("head"), tiny_shape, 1))
+    reference = tiny.outputs(inject(tiny_base, tiny.configuration("head"), tiny_shape, 1))
     model = inject(tiny_base, tiny.configuration("mixture"), tiny_shape, 1)
 
-    torch.testing.assert_close(outputs(model), reference)
+    torch.testing.assert_close(tiny.outputs(model), reference)
 
 
 def test_injection_keeps_the_global_random_state(tiny_base: Any, tiny_shape: ModelShape) -> None:

@@ -246,6 +246,22 @@ def test_worker_lives_on_after_a_failure(worker: Worker, monkeypatch: pytest.Mon
     done(worker.run(tiny.first_segment(0)))
 
 
+def test_a_trial_that_needs_more_than_the_worker_has_runs_out_of_memory(
+    tiny_folder: Path, tiny_plan: WorkerPlan, tmp_path: Path, worker: Worker
+) -> None:
+    needed = done(worker.run(tiny.first_segment(0, "lora"))).measurement.memory_bytes
+    assert needed is not None
+    settings = tiny.make_settings(tiny_folder, tmp_path)
+    small = Worker(settings.model_copy(update={"memory_bytes": needed - 1}), tiny_plan)
+    event = small.run(tiny.first_segment(1, "lora"))
+    assert isinstance(event, SegmentFailed)
+    assert event.kind is FailureKind.OUT_OF_MEMORY
+    assert event.least_memory_bytes == needed
+    assert "a step with the longest examples took" in event.message
+    enough = Worker(settings.model_copy(update={"memory_bytes": needed}), tiny_plan)
+    done(enough.run(tiny.first_segment(2, "lora")))
+
+
 def test_broken_invariants_are_not_swallowed(worker: Worker) -> None:
     with pytest.raises(AssertionError):
         worker.run(tiny.first_segment(to_step=tiny.STEPS + 1))

@@ -31,6 +31,10 @@ LAYERS = (0, 1)
 SITES = ("q", "v", "ffn_out")
 STEPS = 6
 
+#: Two texts, the second padded.
+INPUT_IDS = torch.tensor([[2, 4, 5, 6, 3], [2, 8, 9, 3, 0]])
+MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
+
 LORA = Module.of(
     "lora", LAYERS, rank=2, alpha_ratio=2.0, sites=("q", "ffn_in"), dora=False, rslora=False
 )
@@ -158,6 +162,15 @@ def num_parameters(shape: ModelShape, chosen: Configuration) -> int:
     return shape.num_head_parameters + sum(
         get_method(module.method).num_parameters(shape, module) for module in chosen.modules
     )
+
+
+def outputs(model: Any) -> torch.Tensor:
+    """Return the logits of the two texts, without dropout."""
+    model.eval()
+    with torch.no_grad():
+        logits = model(input_ids=INPUT_IDS, attention_mask=MASK).logits
+    assert isinstance(logits, torch.Tensor)
+    return logits
 
 
 def regression_model(folder: Path) -> Any:

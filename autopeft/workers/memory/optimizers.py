@@ -1,8 +1,10 @@
 """What an optimiser adds to memory: its state, and what one of its steps needs for a moment.
 
 Read off the implementations: torch 2.13 (``torch.optim``), bitsandbytes 0.50 (8-bit AdamW) and
-PEFT 0.21 (``peft.optimizers.lorafa``). On CUDA torch updates all parameters of a group at once
-(``foreach``), so that a temporary is as large as all of them; on the CPU one after the other.
+transformers 5.23 (Adafactor). On CUDA torch updates all parameters of a group at once
+(``foreach``), so that a temporary is as large as all of them; on the CPU one after the other, and
+what the loop computed last for one parameter is still there while it comes to the next. What
+bitsandbytes makes within its operations is not counted, nor are its two tables of 256 values.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 
 from autopeft.workers.adapter_tensors import trainable_parameters
 from autopeft.workers.memory.kernels import Device
+from autopeft.workers.optimizers import weight_decays
 
 _FLOAT32 = 4
 #: Numbers that bitsandbytes quantises together, with one float32 scale.
@@ -29,10 +32,12 @@ class Trained:
     Attributes:
         shape: Its extents.
         itemsize: Bytes of a number.
+        decays: Whether it is in the group that weight decay touches.
     """
 
     shape: tuple[int, ...]
     itemsize: int
+    decays: bool = True
 
     @property
     def size(self) -> int:
@@ -52,12 +57,14 @@ class Optimizer:
     Attributes:
         state: Bytes it keeps for a parameter.
         together: Copies of all parameters that a step makes where it updates all at once.
-        alone: Bytes of the temporaries of one parameter, where it is updated alone.
+        alone: Copies of one parameter, where it is updated alone.
+        left: Of these, copies that are still there when the next one's turn comes.
     """
 
     state: Callable[[Trained], int]
     together: int = 0
-    alone: Callable[[Trained], int] = lambda parameter: 0
+    alone: int = 0
+    left: int = 0
 
     def state_bytes(self, parameters: Sequence[Trained]) -> int:
         """Return the bytes it keeps for tensors that train."""
@@ -67,7 +74,14 @@ class Optimizer:
         """Return the most that one step needs for a moment, in bytes."""
         if device == "cuda" and self.together:
             return self.together * sum(parameter.nbytes for parameter in parameters)
-        return max((self.alone(parameter) for parameter in parameters), default=0)
+        most = 0
+        for decays in (True, False):  # in groups, one after the other
+            left = 0
+            for parameter in parameters:
+                if parameter.decays == decays:
+                    most = max(most, left + self.alone * parameter.nbytes)
+                    left = self.left * parameter.nbytes
+        return most
 
 
 def trained_tensors(model: Any, *, in_float32: bool = True) -> list[Trained]:
@@ -77,8 +91,10 @@ def trained_tensors(model: Any, *, in_float32: bool = True) -> list[Trained]:
     """
     least = _FLOAT32 if in_float32 else 0
     return [
-        Trained(tuple(parameter.shape), max(parameter.itemsize, least))
-        for parameter in trainable_parameters(model).values()
+        Trained(
+            tuple(parameter.shape), max(parameter.itemsize, least), weight_decays(name, parameter)
+        )
+        for name, parameter in trainable_parameters(model).items()
     ]
 
 
@@ -107,13 +123,11 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
     "adamw": Optimizer(
         state=_two_moments,
         together=1,  # the square root of the second moments
-        alone=lambda parameter: 2 * parameter.nbytes,  # the root, and the root scaled
+        alone=2,  # the root, and the root scaled
+        left=1,
     ),
     "adamw-8bit": Optimizer(state=_two_moments_in_8_bits),
     "sgd": Optimizer(state=lambda parameter: 0),
-    "adafactor": Optimizer(
-        state=_rows_and_columns,
-        alone=lambda parameter: 2 * parameter.nbytes,  # the squares, then the update
-    ),
-    "lora-fa": Optimizer(state=_two_moments, alone=lambda parameter: 2 * parameter.nbytes),
+    "adafactor": Optimizer(state=_rows_and_columns, alone=2, left=1),  # squares, then the update
+    "lora-fa": Optimizer(state=_two_moments, alone=2, left=1),
 }

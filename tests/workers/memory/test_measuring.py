@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,12 @@ class FakeCuda:
     def reset_peak_memory_stats(self, device: torch.device) -> None:
         self.most_allocated, self.most_reserved = self.allocated, self.reserved
 
+    def get_device_properties(self, device: torch.device) -> SimpleNamespace:
+        return SimpleNamespace(total_memory=1000)
+
+    def set_per_process_memory_fraction(self, fraction: float, device: torch.device) -> None:
+        self.fraction = fraction
+
     def empty_cache(self) -> None:
         self.reserved = -(-self.allocated // 100) * 100
 
@@ -264,3 +271,10 @@ def test_a_gpu_tells_the_same_of_a_trial_run_twice(gpu_worker: Worker) -> None:
     assert first == again
     assert first.reserved_bytes is not None
     assert first.reserved_bytes >= first.peak_bytes > first.base_bytes > 0
+
+
+@pytest.mark.parametrize(("limit", "fraction"), [(250, 0.25), (5000, 1.0)])
+def test_a_gpu_gives_no_more_than_the_limit(limit: int, fraction: float) -> None:
+    cuda = FakeCuda()
+    CudaMemory(DEVICE, cuda).limit(limit)
+    assert cuda.fraction == fraction

@@ -1,0 +1,207 @@
+"""Training settings that a space searches, from the job file to the export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import autopeft
+from autopeft.errors import AutopeftError, DataError, InvalidJobError
+from autopeft.records import TrialState
+from autopeft.search_spaces.space import load_space
+from autopeft.service.confirmation import confirm_job
+from autopeft.service.examination import examine
+from autopeft.service.job_spec import load_job
+from autopeft.service.job_training import job_training
+from autopeft.service.memory_models import MemoryModels
+from autopeft.service.observer import SilentObserver
+from autopeft.workers.settings import TrainingSettings
+from tests.service.tiny_job import STEPS, write_tiny_job
+
+LORA: dict[str, Any] = {
+    "rank": 4,
+    "alpha_ratio": 1,
+    "sites": "all",
+    "dora": False,
+    "rslora": False,
+    "placement": "all",
+    "learning_rate": 0.01,
+}
+TRAINING: dict[str, Any] = {
+    "gradient_checkpointing": [False, True],
+    "gradient_accumulation": [1, 4],
+}
+
+
+def write_job(folder: Path, training: Any = TRAINING, **changes: Any) -> Path:
+    space = {"methods": {"lora": LORA}, "training": training}
+    return write_tiny_job(folder, **{"space": space, "stopper": "none", **changes})
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> autopeft.Job:
+    """Return a search of all four combinations of one LoRA, read only."""
+    return autopeft.search(write_job(tmp_path_factory.mktemp("job")))
+
+
+def by_settings(job: autopeft.Job) -> dict[tuple[Any, ...], TrialState]:
+    """Return the trials by accumulation and checkpointing."""
+    return {
+        tuple(value for _, value in state.trial.configuration.training): state
+        for state in job.log.trials
+    }
+
+
+def test_every_combination_is_tried_and_no_more(job: autopeft.Job) -> None:
+    assert set(by_settings(job)) == {(1, False), (1, True), (4, False), (4, True)}
+    assert len(job.log.trials) == 4
+    assert "has no more" in str(job.log.end_reason)
+
+
+def test_each_has_a_memory_of_its_own_and_it_is_measured_so(job: autopeft.Job) -> None:
+    trials = by_settings(job)
+    predicted = {key: s.trial.costs.train_memory_bytes for key, s in trials.items()}
+    assert len(set(predicted.values())) == 4
+    assert predicted[1, True] < predicted[1, False]
+    assert predicted[4, False] < predicted[1, False]
+    for key, state in trials.items():
+        measured = state.curve[0].memory_bytes
+        assert measured == pytest.approx(predicted[key], rel=0.05)
+
+
+def test_checkpointing_changes_no_score(job: autopeft.Job) -> None:
+    trials = by_settings(job)
+    for parts in (1, 4):
+        with_it, without = trials[parts, True].curve[-1], trials[parts, False].curve[-1]
+        assert with_it.metrics["loss"] == pytest.approx(without.metrics["loss"], abs=1e-5)
+
+
+def test_an_export_tells_how_it_was_trained(job: autopeft.Job, tmp_path: Path) -> None:
+    state = by_settings(job)[4, True]
+    report = job.export(tmp_path / "out", pick=str(state.trial.number))
+    facts = json.loads((tmp_path / "out" / "autopeft.json").read_text())
+    assert report.num_prediction_mismatches == 0
+    assert facts["training"]["gradient_accumulation"] == 4
+    assert facts["training"]["gradient_checkpointing"] is True
+    assert facts["training"]["batch_size"] == 8
+    readme = (tmp_path / "out" / "README.md").read_text()
+    told = "batch size 8, gradient accumulation 4, gradient checkpointing on, optimizer adamw"
+    assert f"| trained with | {told}" in readme
+
+
+def test_confirmation_trains_with_the_same_settings(job: autopeft.Job) -> None:
+    state = by_settings(job)[4, True]
+    confirmed = confirm_job(
+        job.folder, which=str(state.trial.number), num_seeds=1, observer=SilentObserver()
+    )
+    assert confirmed.winner.state.trial.configuration == state.trial.configuration
+    assert dict(confirmed.baseline.state.trial.configuration.training).keys() == TRAINING.keys()
+
+
+def test_an_export_is_checked_in_the_precision_of_its_trial(tmp_path: Path) -> None:
+    path = write_job(tmp_path, {"precision": "bfloat16"}, budget={"trials": 1})
+    job = autopeft.search(path)
+    report = job.export(tmp_path / "out")
+    facts = json.loads((tmp_path / "out" / "autopeft.json").read_text())
+    assert report.unverified is None
+    assert facts["precision"] == facts["training"]["precision"] == "bfloat16"
+    assert "torch.autocast" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_prefix_is_never_checkpointed(tmp_path: Path) -> None:
+    methods = {"lora": LORA, "prefix": {"prefix_length": [2, 4], "learning_rate": 0.01}}
+    space = {"methods": methods, "training": {"gradient_checkpointing": [False, True]}}
+    own = {"batch_size": 8, "max_tokens": 12, "steps": 1, "gradient_checkpointing": True}
+    path = write_tiny_job(tmp_path, space=space, training=own, stopper="none", budget={"trials": 9})
+    job = autopeft.search(path)
+    found = {
+        (s.trial.configuration.methods[0], dict(s.trial.configuration.training).popitem()[1])
+        for s in job.log.trials
+    }
+    assert found == {("lora", False), ("lora", True), ("prefix", False)}
+    assert {s.status.value for s in job.log.trials} == {"completed"}
+
+
+class TestRefused:
+    def check(self, tmp_path: Path, training: Any, **changes: Any) -> None:
+        examine(load_job(write_job(tmp_path, training, **changes)))
+
+    @pytest.mark.parametrize(
+        ("training", "problem"),
+        [
+            ({"batch_size": [0, 8]}, "space: training.batch_size: 0: expected at least 1, got 0"),
+            ({"batch_size": [8.0]}, "training.batch_size: 8.0: expected a whole number, got 8.0"),
+            ({"precision": ["auto"]}, "'auto': stands for one of the others"),
+            ({"optimizer": ["adam"]}, "training.optimizer: 'adam': expected 'adamw', "),
+            ({"gradient_checkpointing": ["yes"]}, "'yes': expected true or false, got 'yes'"),
+            ({"gradient_accumulation": [9, 1]}, "is 9, more parts than the batch has examples (8)"),
+            ({"steps": [8]}, "training.steps: cannot be searched"),
+        ],
+    )
+    def test_values(self, tmp_path: Path, training: Any, problem: str) -> None:
+        with pytest.raises(InvalidJobError) as error:
+            self.check(tmp_path, training)
+        assert problem in str(error.value)
+
+    def test_batch_sizes_and_epochs(self, tmp_path: Path) -> None:
+        own = {"batch_size": 8, "max_tokens": 12, "epochs": 1.0}
+        with pytest.raises(InvalidJobError, match=r"16: training\.epochs comes to other steps"):
+            self.check(tmp_path, {"batch_size": [8, 16]}, training=own)
+
+    def test_more_than_there_are_rows(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="48 rows, fewer than one batch of 64") as error:
+            self.check(tmp_path, {"batch_size": [8, 64]})
+        assert "space.training.batch_size" in str(error.value.hint)
+
+    def test_a_batch_size_that_nothing_uses_needs_no_rows(self, tmp_path: Path) -> None:
+        own = {"batch_size": 64, "max_tokens": 12, "steps": STEPS}
+        self.check(tmp_path, {"batch_size": [8, 16]}, training=own)
+
+    def test_a_precision_that_makes_no_difference(self, tmp_path: Path) -> None:
+        model = {"name": "tiny-bert", "dtype": "bfloat16"}
+        with pytest.raises(InvalidJobError, match="stored in half precision or quantised"):
+            self.check(tmp_path, {"precision": ["float32", "bfloat16"]}, model=model)
+
+    def test_an_optimiser_whose_package_is_missing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("autopeft.workers.optimizers.importlib.util.find_spec", lambda _: None)
+        with pytest.raises(AutopeftError, match="adamw-8bit, which needs the package bitsandbytes"):
+            self.check(tmp_path, {"optimizer": ["adamw", "adamw-8bit"]})
+
+
+class TestMemoryModels:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def models(cls, tmp_path_factory: pytest.TempPathFactory) -> MemoryModels:
+        found = examine(load_job(write_job(tmp_path_factory.mktemp("models"))))
+        spec = load_job(write_job(tmp_path_factory.mktemp("models")))
+        return MemoryModels(
+            spec,
+            found.model.config,
+            found.model.shape,
+            tokens=found.tokens,
+            task=found.read.goal.task,
+            data=found.encoded,
+        )
+
+    def test_steps_alike_share_a_model(self, models: MemoryModels) -> None:
+        half = models.model_for((("batch_size", 8), ("gradient_accumulation", 2)))
+        assert models.model_for((("batch_size", 16), ("gradient_accumulation", 4))) is half
+        assert models.model_for((("batch_size", 4),)) is not half
+        assert models.model_for(()) is models.model_for((("batch_size", 8),))
+
+    def test_many_at_once_are_as_one_by_one(self, models: MemoryModels) -> None:
+        shape = models.model_for(())._shape
+        space = load_space(
+            {"preset": "default", "training": TRAINING},
+            shape,
+            training=job_training(TrainingSettings(batch_size=8)),
+        )
+        several = space.sobol(24, seed=0)
+        together = models.predict(several)
+        assert together.tolist() == [models.predict([each])[0] for each in several]
+        assert len({each.training for each in several}) == 4

@@ -414,6 +414,15 @@ class Accelerator(StrEnum):
     CPU = "cpu"
 
 
+class AttentionKind(StrEnum):
+    """Implementation of attention."""
+
+    AUTO = "auto"
+    EAGER = "eager"
+    SDPA = "sdpa"
+    FLASH = "flash_attention_2"
+
+
 class Bits(StrEnum):
     """How frozen linear layers are quantised."""
 
@@ -455,6 +464,9 @@ def predict(
     quantization: Annotated[
         Bits | None, typer.Option(help="Frozen linear layers in few bits.", show_default="none")
     ] = None,
+    attention: Annotated[
+        AttentionKind, typer.Option(help="Who computes attention; auto is transformers' choice.")
+    ] = AttentionKind.AUTO,
     task: Annotated[str, typer.Option(metavar="TASK", help="What is trained.")] = "causal-lm",
     device: Annotated[Accelerator, typer.Option(help="Whose kernels count.")] = Accelerator.CUDA,
     format_: ListFormat = TableFormat.TABLE,
@@ -474,6 +486,7 @@ def predict(
         optimizer=optimizer,
         gradient_checkpointing=gradient_checkpointing,
         quantization=None if quantization is None else quantization.value,
+        attention=attention.value,
         task=task,
         device=device.value,
     )

@@ -51,7 +51,9 @@ def _check_job(job: Path, overrides: Mapping[str, Any], *, wants_free: bool) -> 
         AutopeftError: job file, data, model or space are wrong, or do not go together.
     """
     from autopeft.service.job_checks import find_warnings
+    from autopeft.service.job_problems import show
     from autopeft.service.job_spec import load_job
+    from autopeft.service.job_training import searched_training
 
     spec = load_job(job, overrides)
     for warning in find_warnings(spec):
@@ -68,6 +70,11 @@ def _check_job(job: Path, overrides: Mapping[str, Any], *, wants_free: bool) -> 
         f"{job} is fine: {spec.name}, {spec.model.name} on {spec.data.name or spec.data.train}, "
         f"{space}, {' or '.join(limits)}, output {spec.output}",
     )
+    if searched := searched_training(spec):
+        told = "; ".join(
+            f"{name} {' or '.join(map(show, values))}" for name, values in searched.items()
+        )
+        typer.echo(f"training settings that are searched: {told}")
     if found.read is not None:
         typer.echo(_described(found.read))
     for name in found.missing:

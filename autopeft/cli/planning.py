@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from autopeft.service.planning import Plan, Row
     from autopeft.service.quote import Quote
 
+#: What the table's words stand for.
+SIZES = (
+    "Sizes are the smallest, the default and the largest that the space can propose, by trainable "
+    "parameters. Parts are those at the peak, which is during the phase named."
+)
 #: What the table has no place for.
 FOOTNOTE = (
     "Not counted: the CUDA context and what the allocator keeps beyond what is in use, together "
@@ -100,13 +105,14 @@ def _print_plan(plan: Plan) -> None:
         table.add_column(heading)
     for heading in ("parameters", *headings):
         table.add_column(heading, justify="right")
+    table.add_column("during")
     if plan.limit_bytes is not None:
         table.add_column(f"in {bytes_text(plan.limit_bytes)}")
         table.add_column("largest batch", justify="right")
     for row in plan.rows:
         table.add_row(*_cells(row))
     console.print(table)
-    lines = [f"{subtitle(plan)}.", _verdict(plan)]
+    lines = [f"{subtitle(plan)}.", SIZES, _verdict(plan)]
     if plan.check is not None:
         check = plan.check
         error = abs(check.estimated_bytes / check.exact_bytes - 1)
@@ -132,6 +138,7 @@ def _cells(row: Row) -> list[str]:
         bytes_text(parts["activations"]),
         bytes_text(parts["transients"]),
         f"{'~' if row.is_approximate else ''}{bytes_text(row.total_bytes)}",
+        row.phase,
     ]
     if row.left_bytes is not None:
         left = bytes_text(abs(row.left_bytes))

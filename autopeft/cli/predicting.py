@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,13 +15,20 @@ from rich.console import Console
 from rich.table import Table
 
 from autopeft.errors import AutopeftError, InvalidSpaceError
+from autopeft.results.report import bytes_text
 from autopeft.workers.openmp import share_cores
 
 if TYPE_CHECKING:
     from autopeft.records import ModelShape
+    from autopeft.workers.settings import Attention
 
 _BAR = 30
-_GIB = 2**30
+#: When the peak is.
+_PHASES = {
+    "forward": "in the forward pass",
+    "backward": "in the backward pass",
+    "optimizer": "in the optimiser's step",
+}
 #: What each component holds, for people.
 _MEANINGS = {
     "weights": "frozen weights and buffers",
@@ -43,6 +50,7 @@ class Step:
     optimizer: str = "adamw"
     gradient_checkpointing: bool = False
     quantization: str | None = None
+    attention: Attention = "auto"
     task: str = "causal-lm"
     device: Literal["cuda", "cpu"] = "cuda"
 
@@ -63,7 +71,7 @@ def predict(model: str, peft: Path | None, step: Step, format_: str) -> None:
     if format_ == "json":
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
-        _print_table(found)
+        _print_table(found, step)
 
 
 def prediction(model: str, peft: Path | None, step: Step) -> dict[str, Any]:
@@ -101,6 +109,7 @@ def prediction(model: str, peft: Path | None, step: Step) -> dict[str, Any]:
             dtype=getattr(torch, step.dtype),
             device=step.device,
             optimizer=step.optimizer,
+            attention=step.attention,
             loss_of="model",
             in_float32=False,
         )
@@ -116,13 +125,24 @@ def prediction(model: str, peft: Path | None, step: Step) -> dict[str, Any]:
                     hint="measure it instead: autopeft search trains it",
                 ) from error
     return {
-        "model": shape.name,
+        "model": model if Path(model).is_file() else shape.name,
         "method": method,
         "num_trainable_parameters": sum(p.numel() for p in built.parameters() if p.requires_grad),
         "peak_memory_bytes": estimate.total_bytes,
         "components": {name: size for name, size in estimate.components.items() if name != "total"},
         "phase": estimate.phase,
+        "step": asdict(step),
     }
+
+
+def _assumed(step: Step) -> str:
+    """Say what the step is like, flags that were left out included."""
+    weights = f"{step.quantization} base" if step.quantization else f"{step.dtype} base"
+    checkpointing = " with gradient checkpointing" if step.gradient_checkpointing else ""
+    return (
+        f"one step of {step.task} on {step.device}: batch of {step.batch_size}, {step.tokens} "
+        f"tokens an example, {weights}, {step.optimizer}{checkpointing}"
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -152,7 +172,8 @@ def _described(model: str, step: Step) -> tuple[Any, ModelShape]:
     from autopeft.workers.tasks.base import TASKS
 
     outputs = 2 if TASKS.get(step.task).has_head else 0
-    source = resolve_config(ModelSettings.model_validate({"name": model}), Path.cwd())
+    settings = ModelSettings.model_validate({"name": model, "attention": step.attention})
+    source = resolve_config(settings, Path.cwd())
     config = load_config(source, outputs, None, step.task)
     shape = model_shape(source, config, step.task)
     return config, replace(
@@ -162,22 +183,25 @@ def _described(model: str, step: Step) -> tuple[Any, ModelShape]:
     )
 
 
-def _print_table(found: Mapping[str, Any]) -> None:
+def _print_table(found: Mapping[str, Any], step: Step) -> None:
     total = found["peak_memory_bytes"]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("component", no_wrap=True)
-    table.add_column("GiB", justify="right")
+    table.add_column("at the peak", justify="right")
     table.add_column("", no_wrap=True)
     table.add_column("what it is")
     for name, size in found["components"].items():
         bar = "█" * round(_BAR * size / total)
-        table.add_row(name, f"{size / _GIB:.2f}", bar, _MEANINGS[name])
+        table.add_row(name.replace("_", " "), bytes_text(size), bar, _MEANINGS[name])
     console = Console()
-    console.print(f"{found['method']} on {found['model']}", markup=False, highlight=False)
     console.print(
-        f"trains {found['num_trainable_parameters']:,} parameters; needs "
-        f"{total / _GIB:.2f} GiB ({total:,} bytes) at the most, in the {found['phase']} part "
-        "of a step",
-        highlight=False,
+        f"{found['method']} on {found['model']}", markup=False, highlight=False, soft_wrap=True
     )
+    console.print(
+        f"trains {found['num_trainable_parameters']:,} parameters; needs {bytes_text(total)} "
+        f"({total:,} bytes) at the most, {_PHASES[found['phase']]}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(_assumed(step), highlight=False, soft_wrap=True)
     console.print(table)

@@ -155,7 +155,7 @@ def examine(
 
     on_phase("reading the data")
     data = read_data(spec)
-    _check_quantization(spec)
+    _check_packages(spec)
     build_if_missing(spec.model.name, on_phase)
     on_phase("looking at the model")
     model = _look_at_model(spec, data.goal.task, data.encoding.num_outputs, data.encoding.id2label)
@@ -180,7 +180,7 @@ def examine_at_hand(spec: JobSpec) -> AtHand:
         if task == "auto":
             task = TASK_OF_BUILTIN_DATA.get(spec.data.name, "auto")
         goal = None if task == "auto" else find_goal(spec, task)
-    _check_quantization(spec)
+    _check_packages(spec)
     if not _is_model_at_hand(spec):
         missing.append(spec.model.name)
     elif read is not None:
@@ -261,11 +261,14 @@ def _split_objectives(
     return metric, tuple(name for name in objectives if name in COST_NAMES)
 
 
-def _check_quantization(spec: JobSpec) -> None:
-    """Raise ``ModelError`` where weights are to be quantised by a package that is missing."""
-    from autopeft.workers.models import check_can_quantize
+def _check_packages(spec: JobSpec) -> None:
+    """Raise ``ModelError`` or ``InvalidJobError`` where the job needs a package that is missing."""
+    from autopeft.workers.models import check_attention, check_can_quantize
+    from autopeft.workers.optimizers import check_optimizer
 
     check_can_quantize(spec.model.quantization)
+    check_attention(spec.model.attention, "cuda" if spec.workers.gpus else "cpu")
+    check_optimizer(spec.training.optimizer)
 
 
 def _is_model_at_hand(spec: JobSpec) -> bool:

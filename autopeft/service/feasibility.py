@@ -99,8 +99,8 @@ def check_memory(
         least = _extreme(space, memory, 1.0, worker_bytes)
         if least > worker_bytes:
             raise InvalidJobError(
-                f"a worker has {number_text(worker_bytes)} bytes of memory: the smallest "
-                f"configuration of the space needs about {number_text(least)}",
+                f"a worker has {worker_bytes / 2**20:,.4g} MiB of memory: the smallest "
+                f"configuration of the space needs about {least / 2**20:,.4g} MiB",
                 hint="raise workers.memory, lower training.batch_size or training.max_tokens, or "
                 "set training.gradient_checkpointing: true or gradient_accumulation",
             )

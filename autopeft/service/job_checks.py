@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from autopeft.errors import DataError, InvalidJobError
 from autopeft.naming import did_you_mean
-from autopeft.records import COST_NAMES, RETENTION
+from autopeft.records import COST_NAMES, RETENTION, TRAIN_SECONDS
 from autopeft.service.job_problems import Problem, show
 from autopeft.service.known_names import known_names
 from autopeft.service.near_files import near_file
@@ -87,8 +87,27 @@ def find_warnings(spec: JobSpec) -> list[str]:
         warnings.append(f"data.image_shape is not used by task {spec.task}")
     if spec.data.sample_rate is not None and spec.task not in ("auto", AUDIO_CLASSIFICATION):
         warnings.append(f"data.sample_rate is not used by task {spec.task}")
+    warnings += _memory_for_nothing(spec)
     warnings += _unbuilt_model(spec)
     return warnings
+
+
+def _memory_for_nothing(spec: JobSpec) -> list[str]:
+    """Say where settings that cost nothing but time are searched, and time does not count."""
+    from autopeft.service.job_training import searched_training
+
+    names = [
+        name
+        for name, values in searched_training(spec).items()
+        if name in ("gradient_accumulation", "gradient_checkpointing") and len(values) > 1
+    ]
+    limits = {*(spec.objectives or ()), *spec.constraints, *spec.budget.model_fields_set}
+    if not names or limits & {TRAIN_SECONDS, "minutes", "gpu_hours"}:
+        return []
+    return [
+        f"the space searches {' and '.join(names)}, which save memory for more time, and time "
+        f"does not count: add {TRAIN_SECONDS} to objectives, or fix them under training"
+    ]
 
 
 def _unbuilt_model(spec: JobSpec) -> list[str]:

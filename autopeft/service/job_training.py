@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from autopeft.errors import InvalidJobError
+from autopeft.search_spaces.space_files import read_spec
 from autopeft.search_spaces.training_domain import SEARCHABLE, JobTraining, Scalar
 from autopeft.service.job_problems import problems_of
 from autopeft.workers.settings import TrainingSettings
@@ -41,6 +42,16 @@ def job_training(settings: TrainingSettings) -> JobTraining:
     if settings.precision == "auto":
         values[_PRECISION] = "float32"  # where it is not, precision cannot be searched
     return JobTraining(values=values, why_not=why_not)
+
+
+def searched_training(spec: JobSpec) -> dict[str, list[Any]]:
+    """Return the values of the training settings that the space of a sound job searches."""
+    data = read_spec(spec.space, base=spec.base).data
+    given = data.get("training") or {}
+    return {
+        name: values if isinstance(values, list) else [values]
+        for name, values in sorted(given.items())
+    }
 
 
 def check_precision(spec: JobSpec, config: Any, space: SearchSpace) -> None:

@@ -112,6 +112,7 @@ class MemoryModels:
                 ),
                 optimizer=settings.optimizer,
                 accumulation=settings.gradient_accumulation,
+                attention=self._spec.model.attention,
                 **dtypes,
             )
         return self._models[key]

@@ -196,6 +196,7 @@ def make_plan(
                 inputs=None if step.inputs is None else step.inputs(examples),
                 accumulation=spec.training.gradient_accumulation,
                 optimizer=optimizer,
+                attention=spec.model.attention,
                 **dtypes,
             )
         return models[examples]

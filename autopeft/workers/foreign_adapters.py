@@ -10,8 +10,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from peft import PeftConfig, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from transformers.pytorch_utils import Conv1D
 
 from autopeft.errors import AutopeftError, InvalidSpaceError
 from autopeft.records import ModelShape
@@ -135,7 +137,20 @@ def inject_foreign(model: Any, config: PeftConfig) -> Any:
     except Exception as error:  # PEFT raises whatever its methods meet
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InvalidSpaceError(
-            f"PEFT cannot build this {config.peft_type} on the model: {reason}",
-            hint="check target_modules against the names of the model's layers",
+            f"PEFT cannot build this {_plain(config.peft_type)} on the model: {reason}",
+            hint=f"linear layers of the model are called {_layer_names(model)}",
         ) from error
     return injected
+
+
+def _plain(peft_type: Any) -> str:
+    """Return the name of a PEFT type, which is text or an enumeration's member."""
+    return str(getattr(peft_type, "value", peft_type))
+
+
+def _layer_names(model: Any) -> str:
+    """Return what ``target_modules`` can name: the last parts of linear layers' paths."""
+    kinds = (torch.nn.Linear, Conv1D)
+    paths = (path for path, module in model.named_modules() if isinstance(module, kinds))
+    names = {path.removesuffix(".base_layer").rpartition(".")[2] for path in paths}
+    return ", ".join(sorted(names))

@@ -11,7 +11,7 @@ from typing import Any
 
 from autopeft.errors import ModelError
 from autopeft.workers.hub_access import is_hub_reachable
-from autopeft.workers.settings import ModelSettings
+from autopeft.workers.settings import Attention, ModelSettings
 
 BUILTIN_MODELS = ("builtin:minilm", "builtin:docstring-lm", "builtin:docstring-lm-tiny")
 
@@ -36,6 +36,7 @@ class ModelSource:
         dtype: Floating type of the frozen weights: ``float32``, ``bfloat16``, ``float16``, or
             ``auto`` for the checkpoint's own.
         quantization: ``4bit`` or ``8bit`` where the frozen linear layers are stored so.
+        attention: Implementation of attention; ``auto`` is transformers' choice.
         sites: Sites that the job file names by hand, each with its pattern.
         is_local_only: Whether it is a folder of the user's, so that its public name finds
             nothing on a hub, or somebody else's model.
@@ -48,6 +49,7 @@ class ModelSource:
     trust_remote_code: bool = False
     dtype: str = "float32"
     quantization: str | None = None
+    attention: Attention = "auto"
     sites: tuple[tuple[str, str], ...] = ()
     is_local_only: bool = False
     has_weights: bool = True
@@ -107,6 +109,7 @@ def _source(settings: ModelSettings, location: str, public_name: str) -> ModelSo
         trust_remote_code=settings.trust_remote_code,
         dtype=settings.dtype,
         quantization=settings.quantization,
+        attention=settings.attention,
         sites=tuple(settings.sites.items()),
     )
 

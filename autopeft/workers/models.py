@@ -6,6 +6,7 @@ way to a usable model becomes one :class:`~autopeft.errors.ModelError`.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from autopeft.workers.quantization import (
     quantization_arguments,
     settle,
 )
+from autopeft.workers.settings import Attention
 from autopeft.workers.tasks.base import TASKS
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "ModelSource",
     "auto_class",
     "auto_class_name",
+    "check_attention",
     "check_can_quantize",
     "clear_errors",
     "head_paths",
@@ -97,6 +100,8 @@ def load_config(
         config.label2id = {label: number for number, label in enumerate(id2label)}
     config.problem_type = None if task is None else TASKS.get(task).problem_type
     _set_pad_token(config, pad_token_id)
+    if source.attention in ("eager", "sdpa"):
+        config._attn_implementation = source.attention
     config._name_or_path = source.public_name
     return config
 
@@ -145,8 +150,12 @@ def load_model(
 
     Raises:
         ModelError: weights cannot be read, do not fit, parts of the frozen base are missing, or
-            the base is to be quantised and bitsandbytes is missing.
+            the base is to be quantised and bitsandbytes is missing, or attention is to be
+            computed by a package that is missing.
     """
+    check_attention(source.attention, device)
+    if source.attention == "flash_attention_2":
+        config._attn_implementation = source.attention
     more = quantization_arguments(source, device, kept_in_full(source, config, task))
     with (
         clear_errors(source, "the weights"),
@@ -177,6 +186,28 @@ def load_model(
     model.eval()
     model.name_or_path = model.config._name_or_path = source.public_name
     return settle(model) if source.quantization else model.to(device)
+
+
+def check_attention(attention: Attention, device: str | torch.device) -> None:
+    """Make sure that attention can be computed so on a device.
+
+    Raises:
+        ModelError: it takes a GPU or a package that is missing.
+    """
+    if attention != "flash_attention_2":
+        return
+    instead = "leave model.attention out: sdpa is fused too"
+    if torch.device(device).type != "cuda":
+        raise ModelError(
+            f"model.attention is {attention}, which runs on a CUDA GPU, not on the "
+            f"{torch.device(device).type.upper()}",
+            hint=f"set workers: {{gpus: 1}} where there is one, or {instead}",
+        )
+    if importlib.util.find_spec("flash_attn") is None:
+        raise ModelError(
+            f"model.attention is {attention}, which needs the package flash-attn",
+            hint=f"pip install flash-attn, or {instead}",
+        )
 
 
 def kept_in_full(source: ModelSource, config: Any, task: str) -> tuple[str, ...]:

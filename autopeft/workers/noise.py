@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 
 #: Beginnings of such messages by logger: that a kernel is not on this machine for a use that is
-#: switched off here (``quantization.settle``), and that 8-bit layers round their inputs, said at
-#: every call.
+#: switched off here (``quantization.settle``), that 8-bit layers round their inputs, said at
+#: every call, and that under gradient checkpointing nothing is cached, which no training reads.
 _HARMLESS = {
     "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
     "bitsandbytes.autograd._functions": "MatMul8bitLt: inputs will be cast",
+    "transformers.utils.generic": "`use_cache=True` is incompatible with gradient checkpointing",
 }
 
 

@@ -13,6 +13,7 @@ from autopeft.sizes import parse_bytes
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "float32", "bfloat16"]
+Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
 OptimizerName = Literal["adamw", "adamw-8bit", "sgd", "adafactor", "lora-fa"]
 
 
@@ -111,6 +112,12 @@ class ModelSettings(Settings):
     )
     quantization: Literal["4bit", "8bit"] | None = Field(
         None, description="Store frozen linear layers in fewer bits; needs bitsandbytes."
+    )
+    attention: Attention = Field(
+        "auto",
+        description="Who computes attention; auto is transformers' choice, sdpa where a model has "
+        "it. eager keeps a number for each pair of tokens; flash_attention_2 needs a GPU and the "
+        "package flash-attn.",
     )
     sites: dict[str, str] = Field(
         {},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -277,16 +278,27 @@ class Worker:
     def _longest_step(self, trial: Trial) -> MeasuredMemory | None:
         """Take the step that needs most, on a model of its own; return its memory on the CPU.
 
-        On CUDA it is part of the segment's peaks. An error in it is the trial's own.
+        On CUDA it is part of the segment's peaks. Running out of memory in it is the trial's own
+        failure; any other error costs the measurement alone, and a warning tells of it.
         """
         training, plan = self._training(trial), self._plan
         model, optimizer, hooks = self._build(trial)
         batches = longest_batches(plan.data.train, training, plan.data.pad_token_id)
         step = (model, optimizer, batches, self._task, training, hooks)
-        if self._cuda is not None:
-            take_longest_step(*step)
+        try:
+            if self._cuda is not None:
+                take_longest_step(*step)
+                return None
+            needed = accounted_bytes(*step)
+        except Exception as error:
+            if classify(error) is FailureKind.OUT_OF_MEMORY:
+                raise
+            warnings.warn(
+                f"the memory of trial {trial.number} could not be measured: {describe(error)}",
+                stacklevel=2,
+            )
             return None
-        needed, limit = accounted_bytes(*step), self._settings.memory_bytes
+        limit = self._settings.memory_bytes
         if limit is not None and needed > limit:
             raise OverLimitError(needed, limit)
         return MeasuredMemory(

@@ -112,6 +112,8 @@ def test_people_get_a_table_with_bars(predict: Predict) -> None:
 
     assert outcome.code == 0
     assert f"trains {NUM_LORA:,} parameters" in outcome.stdout
+    assert "batch of 2, 8 tokens an example, bfloat16 base, adamw\n" in outcome.stdout
+    assert "GiB" not in outcome.stdout, "a model of some kilobytes"
     assert "activations" in outcome.stdout
     assert "█" in outcome.stdout
 
@@ -167,6 +169,13 @@ def test_a_configuration_of_another_model(predict: Predict) -> None:
 
     assert outcome.code == 2
     assert "does not fit the model" in outcome.stderr
+
+
+def test_layers_that_are_not_there_are_answered_with_those_that_are(predict: Predict) -> None:
+    outcome = predict({**LORA, "target_modules": ["query"]})
+
+    assert "PEFT cannot build this LORA on the model: " in outcome.stderr
+    assert "hint: linear layers of the model are called down_proj, gate_proj, " in outcome.stderr
 
 
 def test_help_teaches_by_an_example(capsys: pytest.CaptureFixture[str]) -> None:

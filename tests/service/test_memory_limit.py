@@ -144,11 +144,12 @@ def test_a_limit_that_is_never_met_did_not_bind(job: FakeJob, tmp_path: Path) ->
 
 def test_a_worker_that_nothing_fits_into_is_refused() -> None:
     costs = fake_costs(SPACE, BYTES_PER_PARAMETER)
-    with pytest.raises(InvalidJobError, match="a worker has 1,000 bytes of memory") as caught:
+    wanted = r"a worker has 1 MiB of memory: .* needs about 9\d\.\d+ MiB"
+    with pytest.raises(InvalidJobError, match=wanted) as caught:
         check_memory(
             SPACE,
             (),
             lambda several: [each.train_memory_bytes for each in costs(several)],
-            worker_bytes=1000,
+            worker_bytes=2**20,
         )
     assert "raise workers.memory" in (caught.value.hint or "")

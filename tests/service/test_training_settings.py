@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import autopeft
+from autopeft.cli import main
 from autopeft.errors import AutopeftError, DataError, InvalidJobError
 from autopeft.records import TrialState
 from autopeft.search_spaces.space import load_space
@@ -18,6 +19,7 @@ from autopeft.service.job_spec import load_job
 from autopeft.service.job_training import job_training
 from autopeft.service.memory_models import MemoryModels
 from autopeft.service.observer import SilentObserver
+from autopeft.service.planning import make_plan
 from autopeft.workers.settings import TrainingSettings
 from tests.service.tiny_job import STEPS, write_tiny_job
 
@@ -36,8 +38,8 @@ TRAINING: dict[str, Any] = {
 }
 
 
-def write_job(folder: Path, training: Any = TRAINING, **changes: Any) -> Path:
-    space = {"methods": {"lora": LORA}, "training": training}
+def write_job(folder: Path, searched: Any = TRAINING, **changes: Any) -> Path:
+    space = {"methods": {"lora": LORA}, "training": searched}
     return write_tiny_job(folder, **{"space": space, "stopper": "none", **changes})
 
 
@@ -58,7 +60,7 @@ def by_settings(job: autopeft.Job) -> dict[tuple[Any, ...], TrialState]:
 def test_every_combination_is_tried_and_no_more(job: autopeft.Job) -> None:
     assert set(by_settings(job)) == {(1, False), (1, True), (4, False), (4, True)}
     assert len(job.log.trials) == 4
-    assert "has no more" in str(job.log.end_reason)
+    assert job.log.end_reason == "every configuration of the space has been tried"
 
 
 def test_each_has_a_memory_of_its_own_and_it_is_measured_so(job: autopeft.Job) -> None:
@@ -126,13 +128,13 @@ def test_a_prefix_is_never_checkpointed(tmp_path: Path) -> None:
 
 
 class TestRefused:
-    def check(self, tmp_path: Path, training: Any, **changes: Any) -> None:
-        examine(load_job(write_job(tmp_path, training, **changes)))
+    def check(self, tmp_path: Path, searched: Any, **changes: Any) -> None:
+        examine(load_job(write_job(tmp_path, searched, **changes)))
 
     @pytest.mark.parametrize(
         ("training", "problem"),
         [
-            ({"batch_size": [0, 8]}, "space: training.batch_size: 0: expected at least 1, got 0"),
+            ({"batch_size": [0, 8]}, "training.batch_size: 0: expected at least 1, got 0"),
             ({"batch_size": [8.0]}, "training.batch_size: 8.0: expected a whole number, got 8.0"),
             ({"precision": ["auto"]}, "'auto': stands for one of the others"),
             ({"optimizer": ["adam"]}, "training.optimizer: 'adam': expected 'adamw', "),
@@ -173,6 +175,41 @@ class TestRefused:
             self.check(tmp_path, {"optimizer": ["adamw", "adamw-8bit"]})
 
 
+class TestTold:
+    def told(self, tmp_path: Path, capsys: pytest.CaptureFixture[str], **changes: Any) -> Any:
+        assert main(["check", str(write_job(tmp_path, **changes))]) == 0
+        return capsys.readouterr()
+
+    def test_what_is_searched(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        searched = {**TRAINING, "precision": "bfloat16"}
+        out = self.told(tmp_path, capsys, searched=searched).out
+        assert (
+            "training settings that are searched: gradient_accumulation 1 or 4; "
+            "gradient_checkpointing false or true; precision 'bfloat16'\n"
+        ) in out
+
+    @pytest.mark.parametrize(
+        ("changes", "is_told"),
+        [
+            ({}, True),
+            ({"objectives": ["accuracy", "train_memory_bytes", "train_seconds"]}, False),
+            ({"budget": {"minutes": 5}}, False),
+            ({"constraints": {"train_seconds": {"max": 9}}}, False),
+            ({"searched": {"gradient_checkpointing": True, "batch_size": [4, 8]}}, False),
+            ({"space": "lora"}, False),
+        ],
+    )
+    def test_time_that_does_not_count(
+        self,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        changes: dict[str, Any],
+        is_told: bool,
+    ) -> None:
+        err = self.told(tmp_path, capsys, **changes).err
+        assert ("which save memory for more time, and time does not count" in err) is is_told
+
+
 class TestMemoryModels:
     @pytest.fixture(scope="class")
     @classmethod
@@ -195,13 +232,21 @@ class TestMemoryModels:
         assert models.model_for(()) is models.model_for((("batch_size", 8),))
 
     def test_many_at_once_are_as_one_by_one(self, models: MemoryModels) -> None:
-        shape = models.model_for(())._shape
         space = load_space(
-            {"preset": "default", "training": TRAINING},
-            shape,
+            {"methods": {"lora": {**LORA, "rank": [2, 4]}}, "training": {"batch_size": [4, 8]}},
+            models.model_for(())._shape,
             training=job_training(TrainingSettings(batch_size=8)),
         )
-        several = space.sobol(24, seed=0)
+        several = space.sobol(12, seed=0)
         together = models.predict(several)
         assert together.tolist() == [models.predict([each])[0] for each in several]
-        assert len({each.training for each in several}) == 4
+        assert len(set(together.tolist())) == 4
+
+
+def test_a_plan_says_what_it_is_for(tmp_path: Path) -> None:
+    searched = {"gradient_checkpointing": True, "batch_size": [4, 2]}
+    plan = make_plan(load_job(write_job(tmp_path, searched), shapes_only=True))
+    assert plan.batch_size == 4
+    assert plan.notes == (
+        "the space searches batch_size; shown with batch_size 4, gradient_checkpointing True",
+    )

@@ -15,6 +15,7 @@ from autopeft.workers import heads, hub_access, model_sources, models
 from autopeft.workers.models import (
     ModelSource,
     auto_class,
+    check_attention,
     head_paths,
     lacking_modules,
     load_config,
@@ -24,7 +25,7 @@ from autopeft.workers.models import (
     resolve_model,
 )
 from autopeft.workers.quantization import quantization_arguments
-from autopeft.workers.settings import ModelSettings
+from autopeft.workers.settings import Attention, ModelSettings
 from autopeft.workers.shapes import model_shape
 from tests.workers import families, tiny
 
@@ -417,3 +418,28 @@ class Nested(torch.nn.Module):
 
 def test_head_is_what_peft_trains_in_full() -> None:
     assert head_paths(Nested()) == ("pre_classifier", "classifier")
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_attention_is_computed_as_asked(attention: Attention, tiny_folder: Path) -> None:
+    settings = ModelSettings(name=str(tiny_folder), attention=attention)
+    source = resolve_model(settings, tiny_folder)
+    config = load_config(source, 3, None, "classification")
+    assert load_model(source, config).config._attn_implementation == attention
+
+
+def test_attention_that_a_model_lacks_is_an_error_in_words(tmp_path: Path) -> None:
+    folder = tmp_path / "deberta"
+    families.build("deberta-v2", "classification").save_pretrained(folder)
+    source = resolve_model(ModelSettings(name=str(folder), attention="sdpa"), tmp_path)
+    with pytest.raises(ModelError, match="scaled_dot_product_attention"):
+        load_model(source, load_config(source, 3, None, "classification"))
+
+
+def test_flash_attention_needs_a_gpu_and_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match=r"runs on a CUDA GPU, not on the CPU\nhint: set workers"):
+        check_attention("flash_attention_2", "cpu")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"needs the package flash-attn\nhint: pip install"):
+        check_attention("flash_attention_2", "cuda")
+    check_attention("eager", "cpu")

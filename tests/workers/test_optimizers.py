@@ -83,11 +83,10 @@ def in_8_bits_from(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Let bitsandbytes keep states of smaller tensors in 8 bits too."""
     from bitsandbytes.optim import optimizer
 
-    class Arguments(optimizer.MockArgs):  # type: ignore[misc]
-        def __init__(self, values: dict[str, Any]) -> None:
-            super().__init__({**values, "min_8bit_size": size})
-
-    monkeypatch.setattr(optimizer, "MockArgs", Arguments)
+    made: Any = optimizer.MockArgs
+    monkeypatch.setattr(
+        optimizer, "MockArgs", lambda values: made({**values, "min_8bit_size": size})
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -95,6 +95,7 @@ class Accountant:
         module = self.everywhere(method, settings)
         shallow = self._shallow
         model = self._build(module)
+        trained = trained_tensors(model)
         everything = shallow.step.saved_by_label(model)
         corner = self._by_place(model, module, everything)
         dimensions = get_method(method).dimensions(self._full_shape)
@@ -105,8 +106,7 @@ class Accountant:
         shares, outside, reach = self._shares(model, module, groups, subset_names)
         shares = self._corrected(shares, everything, method, has_outside=_OUTSIDE in groups)
         resident = {place: float(amount[1]) for place, amount in corner.items() if amount[1]}
-        trained = trained_tensors(self._build(module))
-        excess = self._excess(module)
+        excess = self._excess(module, self._build(module), everything)
         corner |= _at_worst(excess)
         numeric = [d for d in dimensions if is_numeric(d)]
         return Account(
@@ -126,19 +126,24 @@ class Accountant:
             step_bytes=self._optimizer.step_bytes(trained, "cpu"),
         )
 
-    def _excess(self, module: Module) -> dict[Place, float]:
+    def _excess(self, module: Module, built: Any, saved: Sizes) -> dict[Place, float]:
         """Return what a module's worst moments add to what the layers keep.
+
+        Args:
+            module: The module.
+            built: The shallow model with it, of no use afterwards.
+            saved: What it saves.
 
         A method that stands on every layer or on none may hold something for all of them at
         once, as a prefix does its keys and values: it is measured in full depth.
         """
-        model = self._shallow
-        if not get_method(module.method).is_placeable:
-            model = self._whole
-            module = replace(module, layers=tuple(range(model.shape.num_layers)))
+        if get_method(module.method).is_placeable:
+            return self._shallow.excess_of(built, saved)
+        model = self._whole
+        module = replace(module, layers=tuple(range(model.shape.num_layers)))
         chosen = Configuration(modules=(module,), learning_rate=1.0)
-        saved = model.step.saved_by_label(model.step.build(chosen))
-        return model.excess_of(model.step.build(chosen), saved)
+        built = model.step.build(chosen)
+        return model.excess_of(built, model.step.saved_by_label(built))
 
     def _excess_alone(self, module: Module) -> dict[Source, dict[Place, float]]:
         """Return the same for each site of a module that has several."""
@@ -149,8 +154,10 @@ class Accountant:
         for site in sorted(sites):
             alone = _restricted(module, site)
             # The model may read a site's weight without calling the layer, as Mamba does.
-            if any(self._shallow.layer_of(scope) is not None for scope, _ in self.sizes(alone)):
-                found[site] = self._excess(alone)
+            built = self._build(alone)
+            saved = self._shallow.step.saved_by_label(built)
+            if any(self._shallow.layer_of(scope) is not None for scope, _ in saved):
+                found[site] = self._excess(alone, built, saved)
         return found
 
     def _corrected(
@@ -483,7 +490,7 @@ class Accountant:
         model = self._build(changed)
         saved = self._shallow.step.saved_by_label(model)
         found = self._by_place(model, changed, saved)
-        found |= _at_worst(self._excess(changed))
+        found |= _at_worst(self._excess(changed, model, saved))
         nothing = np.zeros(2)
         more = {
             place: found.get(place, nothing) - corner.get(place, nothing)

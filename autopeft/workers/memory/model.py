@@ -20,6 +20,7 @@ from autopeft.workers.memory.optimizers import OPTIMIZERS, trained_tensors
 from autopeft.workers.memory.predicting import OnMethod, Predictor
 from autopeft.workers.memory.step import LossOf, TrainingStep
 from autopeft.workers.optimizers import freeze_lora_a
+from autopeft.workers.settings import Attention
 
 _FLOAT32 = 4
 
@@ -84,6 +85,7 @@ class MemoryModel:
         accumulation: int = 1,
         loss_of: LossOf = "task",
         in_float32: bool = True,
+        attention: Attention = "auto",
     ) -> None:
         """Describe the step; nothing is built yet.
 
@@ -104,6 +106,8 @@ class MemoryModel:
             loss_of: Whose loss counts: the task's, as in training here, or the model's own.
             in_float32: Whether all that trains is kept in float32, as in training here, or
                 only what PEFT keeps so.
+            attention: ``flash_attention_2`` in place of fused attention; else as the config
+                says.
         """
         self._shape = shape
         self._dtype = dtype
@@ -120,6 +124,7 @@ class MemoryModel:
             accumulation=accumulation,
             loss_of=loss_of,
             freezes_lora_a=optimizer == "lora-fa",
+            attention=attention,
         )
         self._optimizer = OPTIMIZERS[optimizer]
         self._in_float32 = in_float32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -24,12 +25,14 @@ from autopeft.workers.memory.inputs import Input, default_inputs, meta_batch
 from autopeft.workers.memory.kernels import Device, use_kernels_of
 from autopeft.workers.optimizers import freeze_lora_a
 from autopeft.workers.quantization import quantized_weights, stored_bytes
-from autopeft.workers.settings import ModelSettings, Precision
+from autopeft.workers.settings import Attention, ModelSettings, Precision
 from autopeft.workers.shapes import meta_model
 from autopeft.workers.tasks.base import TASKS
 
 #: Positions there must be beyond the tokens of a batch.
 SPARE_POSITIONS = 128
+
+_HOOKS_PASSED_BY = "One of the base layers adapted with .* has backward/forward .* hooks set"
 
 #: Whose loss counts.
 LossOf = Literal["task", "model"]
@@ -106,6 +109,7 @@ class TrainingStep:
         loss_of: Whose loss counts: the task's, as in training here, or the model's own, as in
             scripts that give transformers the labels.
         freezes_lora_a: Whether the optimiser leaves LoRA's first matrices as they start.
+        attention: ``flash_attention_2`` in place of fused attention; else as the config says.
     """
 
     config: Any
@@ -120,6 +124,7 @@ class TrainingStep:
     accumulation: int = 1
     loss_of: LossOf = "task"
     freezes_lora_a: bool = False
+    attention: Attention = "auto"
 
     def shallow(self) -> TrainingStep:
         """Return the same step for the model cut down to its first layers."""
@@ -244,7 +249,10 @@ class TrainingStep:
         """Return the same, storage by storage."""
         _ = self._batch  # made before labels are given, in the first forward pass too
         saved, labels = SavedStorages(model), StorageLabels(model)
-        with saved, labels:
+        with saved, labels, warnings.catch_warnings():
+            # ShiRA and Super-Tuning pass by the hooks that tell which layer runs; the layer
+            # around the one they pass by is told all the same.
+            warnings.filterwarnings("ignore", message=_HOOKS_PASSED_BY, category=UserWarning)
             loss = self.loss(model)
         sizes = labels.of(saved.sizes())
         del loss
@@ -337,7 +345,7 @@ class TrainingStep:
         stored = self.weight_dtype if is_cast else self.dtype
         model = meta_model(self._roomy_config, self.task).to(stored)
         model.name_or_path = self.shape.name
-        use_kernels_of(model, self.device)
+        use_kernels_of(model, self.device, self.attention)
         for module in model.modules():
             if hasattr(module, "warn_if_padding_and_no_attention_mask"):
                 # It looks for padding among token ids, which a meta tensor does not have.

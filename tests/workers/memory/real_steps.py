@@ -146,8 +146,8 @@ class Case:
         batch = to_device(self.batch, torch.device("cpu"))
         return accounted_bytes(model, optimizer, [batch], task, self.training, hooks)
 
-    def memory(self) -> MemoryModel:
-        """Return the model that predicts it."""
+    def memory(self, **changes: Any) -> MemoryModel:
+        """Return the model that predicts it, with other arguments where they are given."""
         return MemoryModel(
             copy.deepcopy(self.config),
             self._shape(),
@@ -157,11 +157,12 @@ class Case:
             inputs=inputs_of(self.batch, TASKS.get(self.task)()),
             optimizer=self.training.optimizer,
             **step_dtypes(self.config, ModelSettings(name="small"), self.training.precision),
+            **changes,
         )
 
-    def probed(self) -> MemoryEstimate:
+    def probed(self, **changes: Any) -> MemoryEstimate:
         """Return what the step on shapes alone finds."""
-        return self.memory().probe(self._configuration(self._shape()))
+        return self.memory(**changes).probe(self._configuration(self._shape()))
 
     def predicted(self) -> int:
         """Return what shallow models tell, in bytes."""

@@ -8,7 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from autopeft.workers.memory.accounting import SavedStorages
-from autopeft.workers.memory.kernels import _attention_on_cpu, _attention_on_cuda, _FusedDropout
+from autopeft.workers.memory.kernels import (
+    _attention_on_cpu,
+    _attention_on_cuda,
+    _flash_attention,
+    _FusedDropout,
+)
 
 SHAPE = (3, 4, 10, 8)
 NUM_ELEMENTS = 3 * 4 * 10 * 8
@@ -50,6 +55,20 @@ def test_grouped_heads_are_repeated() -> None:
     query, key, value = heads()
     output, _ = _attention_on_cuda(module, query, key[:, :2], value[:, :2], None)
     assert output.shape == (3, 10, 4, 8)
+
+
+def test_flash_attention_keeps_no_mask_and_repeats_no_heads() -> None:
+    query, key, value = heads()
+    saved = SavedStorages(nn.Identity())
+    with saved:
+        key_of_two, value_of_two = (each[:, :2].contiguous() for each in (key, value))
+        output, _ = _flash_attention(nn.Identity(), query, key_of_two, value_of_two, None)
+    # Queries and output, half as many keys and values, and one number a head and query.
+    assert saved.num_bytes() == FLOAT32 * (3 * NUM_ELEMENTS + 3 * 4 * 10)
+    assert output.shape == (3, 10, 4, 8)
+    output.sum().backward()  # type: ignore[no-untyped-call]
+    assert query.grad is not None
+    assert key.grad is not None
 
 
 @pytest.mark.parametrize(("kind", "num_bytes"), [(nn.Dropout, 4), (_FusedDropout, 1)])

@@ -257,6 +257,21 @@ def test_out_of_memory_in_the_longest_step_is_the_trials_own(
     assert event.kind.value == "out_of_memory"
 
 
+def test_an_error_of_the_accounting_costs_the_measurement_alone(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> int:
+        raise ValueError("a storage was not known")
+
+    whole = run(worker, tiny.first_segment(0, "lora"))
+    monkeypatch.setattr(worker_module, "accounted_bytes", fail)
+    with pytest.warns(UserWarning, match="memory of trial 1 could not be measured: ValueError: a"):
+        lacking = run(worker, tiny.first_segment(1, "lora"))
+    assert (lacking.memory, lacking.memory_bytes) == (None, None)
+    assert lacking.metrics["train_loss"] == whole.metrics["train_loss"]
+    assert lacking.score == whole.score
+
+
 @pytest.fixture
 def gpu_worker(tiny_folder: Path, tiny_plan: WorkerPlan, tmp_path: Path) -> Worker:
     return Worker(tiny.make_settings(tiny_folder, tmp_path), tiny_plan, device="cuda")

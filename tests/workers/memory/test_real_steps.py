@@ -10,6 +10,7 @@ from autopeft.workers.settings import OptimizerName, TrainingSettings
 from tests.workers.memory.real_steps import TOKENS, Case, bert, llama, padded_batch, t5
 
 MODELS = {"causal-lm": llama, "seq2seq-lm": t5}
+ALL_MODELS = {"classification": bert, **MODELS}
 
 
 @pytest.mark.parametrize("num_trained", [TOKENS, 6], ids=["whole", "answers"])
@@ -76,3 +77,41 @@ def test_optimisers_rank_as_their_states_do() -> None:
     needs = [optimised(name, "last-layers", rows=1, num_layers=2).measured() for name in names]
     assert needs == sorted(needs)
     assert len(set(needs)) == len(needs)
+
+
+def attending(attention: str, task: str, **training: Any) -> Case:
+    config = ALL_MODELS[task]()
+    config._attn_implementation = attention
+    return Case(
+        config=config,
+        task=task,
+        method="lora",
+        batch=padded_batch(task),
+        training=TrainingSettings(**training),
+    )
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("task", ALL_MODELS)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_kinds_of_attention_need_what_is_predicted(
+    attention: str, task: str, checkpointing: bool, precision: str
+) -> None:
+    case = attending(attention, task, gradient_checkpointing=checkpointing, precision=precision)
+    assert case.probed().total_bytes == pytest.approx(case.measured(), rel=0.01)
+
+
+def test_eager_attention_needs_more_than_fused() -> None:
+    eager, fused = (attending(name, "causal-lm") for name in ("eager", "sdpa"))
+    assert eager.measured() > fused.measured()
+    assert eager.probed().total_bytes > fused.probed().total_bytes
+
+
+def test_attention_without_a_mask_needs_least() -> None:
+    case = attending("sdpa", "causal-lm")
+    flash, fused = (
+        case.probed(attention=attention, device="cuda").total_bytes
+        for attention in ("flash_attention_2", "auto")
+    )
+    assert flash < fused

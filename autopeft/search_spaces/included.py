@@ -67,7 +67,7 @@ def module_of(config: Mapping[str, Any], shape: ModelShape) -> Module:
             if name.upper() == wanted:
                 reasons.append(f"{name}: {reason}")
             continue
-        if peft_type_of(method, shape) != wanted:
+        if _peft_type(method, shape) != wanted:
             continue
         try:
             return method.from_peft_config(shape, config)
@@ -81,8 +81,7 @@ def module_of(config: Mapping[str, Any], shape: ModelShape) -> Module:
     )
 
 
-def peft_type_of(method: Method, shape: ModelShape) -> str:
-    """Return the name of the PEFT type that a method is built as on such a model."""
+def _peft_type(method: Method, shape: ModelShape) -> str:
     settings = {each.name: domain_of(each).default for each in method.dimensions(shape)}
     module = Module.of(method.name, tuple(range(shape.num_layers)), **settings)
     return str(method.peft_config(shape, module)["peft_type"])

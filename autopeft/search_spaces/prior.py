@@ -51,8 +51,8 @@ class Prior:
         """Return the configuration at a point of the unit cube."""
         methods = self._methods.draw(u[: self._first - 1])
         values = {method: self.values(method, u) for method in methods}
-        training = self._composer.training.draw(u[self._training :])
-        return self._composer.configuration(values, u[self._first - 1], training)
+        training = self._composer.training.draw(u[self._training :], self._methods.mask(methods))
+        return self._composer.configuration(values, u[self._first - 1], dict(training))
 
     def values(self, method: str, u: Sequence[float]) -> dict[str, Any]:
         """Return a value for each domain of one method at a point of the unit cube."""

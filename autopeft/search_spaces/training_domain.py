@@ -79,7 +79,8 @@ class TrainingDomain:
         )
         self._place = {_typed(training): place for place, training in enumerate(self.allowed)}
         self._nearest: dict[tuple[Any, int], Training] = {}
-        self.num_coordinates = len(self.domains)
+        self._fitting: dict[int, list[Training]] = {}
+        self.num_coordinates = 1 if self.domains else 0
         self.columns = tuple(
             PREFIX + column
             for domain in self.domains.values()
@@ -169,12 +170,20 @@ class TrainingDomain:
                 apart += sum(abs(a - b) for a, b in codes)
         return differing, apart
 
-    def draw(self, u: Sequence[float]) -> dict[str, Any]:
-        """Return the values at a point of the unit cube; they may be no combination."""
-        return {
-            name: domain.draw((place,))
-            for (name, domain), place in zip(self.domains.items(), u, strict=True)
-        }
+    def draw(self, u: Sequence[float], mask: int) -> Training:
+        """Return the combination at a point of the unit cube; each that fits is as likely.
+
+        One coordinate tells it: points of a Sobol sequence, whose coordinates go together where
+        each has but two values, then come by all combinations in turn.
+        """
+        if not self.domains:
+            return ()
+        if mask not in self._fitting:
+            self._fitting[mask] = [
+                each for place, each in enumerate(self.allowed) if mask >> place & 1
+            ]
+        fitting = self._fitting[mask]
+        return fitting[min(int(u[0] * len(fitting)), len(fitting) - 1)]
 
     def neighbour(
         self, training: Training, name: str, generator: np.random.Generator, mask: int
@@ -249,16 +258,10 @@ def shape_under(shape: ModelShape, training: Training) -> ModelShape:
 
 def why_apart_from(method: Method, shape: ModelShape, training: Training) -> str | None:
     """Return why a method cannot be trained with some settings, None where it can."""
-    shape = shape_under(shape, training)
-    reason = method.unavailable(shape)
-    if reason is None and dict(training).get(OPTIMIZER) == LORA_FA:
-        from autopeft.search_spaces.included import peft_type_of
-
-        if peft_type_of(method, shape) != "LORA":
-            return (
-                f"the optimizer {LORA_FA} keeps LoRA's first matrix as it starts, and it has none"
-            )
-    return reason
+    has_lora_a = type(method).num_lora_a is not Method.num_lora_a
+    if dict(training).get(OPTIMIZER) == LORA_FA and not has_lora_a:
+        return f"the optimizer {LORA_FA} keeps LoRA's first matrices as they start; it has none"
+    return method.unavailable(shape_under(shape, training))
 
 
 def common(masks: Iterable[int]) -> int:

@@ -363,7 +363,7 @@ def _load_space(spec: JobSpec, model: ReadModel, goal: Goal) -> SearchSpace:
     check_precision(spec, model.config, space)
     check_optimizers(space)
     weights = spec.model.quantization or spec.model.dtype
-    check_constraints(space, goal.constraints, weights=weights)
+    check_constraints(space, goal.constraints, weights=weights, optimizer=spec.training.optimizer)
     return space
 
 

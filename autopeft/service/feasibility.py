@@ -15,7 +15,7 @@ from autopeft.records import (
 )
 from autopeft.results.front import Constraint, number_text
 from autopeft.search_spaces.configuration import Configuration
-from autopeft.search_spaces.method import get_method
+from autopeft.search_spaces.method import get_method, num_trained
 from autopeft.search_spaces.space import SearchSpace
 
 #: Adapters are trained and saved as float32, also over a base of half precision.
@@ -52,7 +52,11 @@ def inference_extra_flops(shape: ModelShape, configuration: Configuration) -> in
 
 
 def check_constraints(
-    space: SearchSpace, constraints: Iterable[Constraint], *, weights: str = "auto"
+    space: SearchSpace,
+    constraints: Iterable[Constraint],
+    *,
+    weights: str = "auto",
+    optimizer: str = "adamw",
 ) -> None:
     """Refuse limits on what is known of a configuration without training it.
 
@@ -64,12 +68,13 @@ def check_constraints(
         space: Where the search looks.
         constraints: The job's; those on other costs, or on its metric, are passed over.
         weights: Type of the frozen weights, or their quantisation.
+        optimizer: The job's own.
 
     Raises:
         InvalidJobError: a limit cannot be kept.
     """
     shape = space.shape
-    costs = _known_costs(space)
+    costs = _known_costs(space, optimizer)
     for constraint in constraints:
         if constraint.name == TRAIN_MEMORY_BYTES:
             _check_weights(shape, constraint, _WEIGHT_BYTES.get(weights, 2.0))
@@ -109,15 +114,18 @@ def check_memory(
             _check(space, constraint, memory, 0)
 
 
-def _known_costs(space: SearchSpace) -> dict[str, Cost]:
+def _known_costs(space: SearchSpace, optimizer: str) -> dict[str, Cost]:
     shape = space.shape
+
+    def num_adapter(configuration: Configuration) -> int:
+        own = str(dict(configuration.training).get("optimizer", optimizer))
+        return num_trained(shape, configuration.modules, own)
+
     return {
         "num_trainable_parameters": lambda several: [
-            space.num_adapter_parameters(each) + shape.num_head_parameters for each in several
+            num_adapter(each) + shape.num_head_parameters for each in several
         ],
-        "num_adapter_parameters": lambda several: [
-            space.num_adapter_parameters(each) for each in several
-        ],
+        "num_adapter_parameters": lambda several: [num_adapter(each) for each in several],
         ADAPTER_FILE_BYTES: lambda several: [
             num_saved_parameters(shape, each) * BYTES_PER_SAVED_NUMBER for each in several
         ],

@@ -65,6 +65,6 @@ def test_the_help_says_how_long_it_takes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    assert RECIPES["docstring-lm"].duration == "about 18 minutes on two idle cores, at most 25"
+    assert RECIPES["docstring-lm"].duration == "about 20 minutes on two idle cores, at most 25"
     shown = " ".join(run_command(capsys, "build", "--help").stdout.split())
     assert RECIPES["docstring-lm"].duration in shown

@@ -107,6 +107,15 @@ def test_checkpointing_and_quantisation_need_less(predict: Predict) -> None:
     assert small["components"]["weights"] < plain["components"]["weights"]
 
 
+def test_eager_attention_needs_more(predict: Predict) -> None:
+    eager, fused = (
+        read(predict(LORA, "--tokens", "64", "--attention", name, "--format", "json"))
+        for name in ("eager", "flash_attention_2")
+    )
+
+    assert eager["components"]["activations"] > fused["components"]["activations"]
+
+
 def test_people_get_a_table_with_bars(predict: Predict) -> None:
     outcome = predict(LORA)
 

@@ -346,6 +346,23 @@ class TestDomain:
         codes = [domain.encode(training) for training in domain.allowed[::2]]
         assert np.array(codes)[:, 0] == pytest.approx([0.0, 0.5, 1.0])
 
+    @pytest.mark.parametrize("seed", [0, 1, 2])
+    def test_sobol_points_come_by_every_combination_in_turn(self, seed: int) -> None:
+        searched: dict[str, Any] = {
+            "precision": ["float32", "bfloat16"],
+            "optimizer": ["adamw", "sgd"],
+        }
+        job = JobTraining(values={**JOB.values, "precision": "float32"})
+        space = space_with({"lora": METHODS["lora"]}, job=job, **CHECKPOINTING, **searched)
+        points = space.sobol(16, seed=seed)
+        assert len({point.training for point in points[:8]}) == 8
+        assert len({point.training for point in points[8:]}) == 8
+
+    def test_each_that_fits_is_as_likely(self) -> None:
+        domain = TrainingDomain({"batch_size": [2, 4, 8]})
+        drawn = [domain.draw((u,), 0b101)[0][1] for u in (0.0, 0.49, 0.51, 0.999)]
+        assert drawn == [2, 2, 8, 8]
+
     def test_fixed(self) -> None:
         domain = TrainingDomain(PARTS, JOB).fixed()
         assert domain.allowed == ((("batch_size", 4), ("gradient_accumulation", 1)),)

@@ -80,8 +80,16 @@ def test_an_encoder_is_no_causal_language_model(refuse: Refuse, tiny: Path, tmp_
 
 
 @pytest.mark.parametrize("refuse", [by_check, by_search])
-def test_quantisation_needs_its_package(
-    refuse: Refuse, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("key", "value"), [("model.quantization", "4bit"), ("training.optimizer", "adamw-8bit")]
+)
+def test_few_bits_need_their_package(
+    key: str,
+    value: str,
+    refuse: Refuse,
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
@@ -89,8 +97,15 @@ def test_quantisation_needs_its_package(
         "find_spec",
         lambda name, *rest: None if name == "bitsandbytes" else find(name, *rest),
     )
-    error = refuse(load_job(tiny, {"model.quantization": "4bit"}), tmp_path / "run")
-    assert "model.quantization is 4bit, which needs the package bitsandbytes" in error.message
+    error = refuse(load_job(tiny, {key: value}), tmp_path / "run")
+    assert f"{key} is {value}, which needs the package bitsandbytes" in error.message
+    assert "pip install 'autopeft[quantization]'" in str(error.hint)
+
+
+@pytest.mark.parametrize("refuse", [by_check, by_search])
+def test_flash_attention_needs_a_gpu(refuse: Refuse, tiny: Path, tmp_path: Path) -> None:
+    error = refuse(load_job(tiny, {"model.attention": "flash_attention_2"}), tmp_path / "run")
+    assert "runs on a CUDA GPU, not on the CPU" in error.message
 
 
 def test_every_problem_of_a_task_found_in_the_data_is_told(tiny: Path) -> None:

@@ -167,6 +167,12 @@ class TestRefused:
         with pytest.raises(InvalidJobError, match="stored in half precision or quantised"):
             self.check(tmp_path, {"precision": ["float32", "bfloat16"]}, model=model)
 
+    def test_a_limit_that_only_one_optimiser_keeps(self, tmp_path: Path) -> None:
+        limit = {"num_adapter_parameters": {"max": 1200}}
+        self.check(tmp_path, {"optimizer": ["adamw", "lora-fa"]}, constraints=limit)
+        with pytest.raises(InvalidJobError, match="num_adapter_parameters <= 1,200"):
+            self.check(tmp_path, {"optimizer": ["adamw", "sgd"]}, constraints=limit)
+
     def test_an_optimiser_whose_package_is_missing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -185,3 +185,27 @@ def test_only_mixtures_are_saved_as_parts(
 
     assert is_saved_as_parts(chosen) == name.startswith("mixture")
     assert isinstance(model, PeftModel) or name == "mixture"
+
+
+def test_nothing_is_drawn_where_there_are_no_numbers(
+    tiny_base: Any, tiny_shape: ModelShape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PEFT draws the start of every adapter, also of those it drops for the meta device."""
+    drawn: list[tuple[int, ...]] = []
+    draw = torch.nn.init.kaiming_uniform_
+
+    def counting(tensor: torch.Tensor, *arguments: Any, **more: Any) -> torch.Tensor:
+        drawn.append(tuple(tensor.shape))
+        return draw(tensor, *arguments, **more)
+
+    monkeypatch.setattr(torch.nn.init, "kaiming_uniform_", counting)
+    real = inject(tiny_base, tiny.configuration("lora"), tiny_shape, 1)
+    assert (2, 16) in drawn
+    drawn.clear()
+    empty = inject(copy.deepcopy(tiny_base).to("meta"), tiny.configuration("lora"), tiny_shape, 1)
+
+    assert not drawn
+    assert torch.nn.init.kaiming_uniform_ is counting
+    assert {name: p.shape for name, p in trainable_parameters(empty).items()} == {
+        name: p.shape for name, p in trainable_parameters(real).items()
+    }

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autopeft.records import Measurement, Segment, SegmentDone
+from autopeft.records import RETENTION, Measurement, Segment, SegmentDone
 from autopeft.search_spaces.configuration import Training
 from autopeft.search_spaces.training_domain import SEARCHABLE
 from autopeft.workers.checkpoints import read_checkpoint
-from autopeft.workers.settings import TrainingSettings
+from autopeft.workers.settings import Precision, TrainingSettings
+from autopeft.workers.training import evaluate
 from autopeft.workers.worker import Worker, WorkerPlan
 from tests.workers import tiny
 
@@ -100,6 +101,25 @@ def test_the_next_trial_knows_nothing_of_it(
     alone = run(fresh, segment(1, ()))
     assert contents(tmp_path, after) == contents(tmp_path / "other", alone)
     assert after.memory == alone.memory
+
+
+def test_retention_is_against_the_base_in_the_same_precision(
+    tiny_folder: Path, tiny_plan: WorkerPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(tiny_plan, probe=tiny_plan.data.validation)
+    worker = make_worker(tiny_folder, plan, tmp_path)
+    of_the_base = []
+
+    def spy(model: Any, *arguments: Any, precision: Precision, **options: Any) -> Any:
+        if model is worker._base:
+            of_the_base.append(precision)
+        return evaluate(model, *arguments, precision=precision, **options)
+
+    monkeypatch.setattr("autopeft.workers.worker.evaluate", spy)
+    for number, precision in enumerate(("float32", "bfloat16", "float32")):
+        measured = run(worker, segment(number, (("precision", precision),)))
+        assert np.isfinite(measured.metrics[RETENTION])
+    assert of_the_base == ["float32", "bfloat16"]
 
 
 @pytest.mark.parametrize("name", ["accumulation", "precision", "optimizer"])

@@ -78,6 +78,25 @@ class Accountant:
                 chosen[dimension.name] = min(dimension.values)
         return Module.of(method, tuple(range(shape.num_layers)), **chosen)
 
+    def state_share(self, method: str, settings: Mapping[str, Setting]) -> float:
+        """Return the optimiser's state for each byte that trains of a method, head aside.
+
+        Args:
+            method: Its name.
+            settings: Every setting; sites are replaced by all of them.
+        """
+        module = self.everywhere(method, settings)
+        numbers = {
+            dimension.name: settings[dimension.name]
+            for dimension in get_method(method).dimensions(self._full_shape)
+            if is_numeric(dimension)
+        }
+        chosen = Module.of(method, module.layers, **{**module.as_dict(), **numbers})
+        whole, head = (trained_tensors(each) for each in (self._build(chosen), self._shallow.bare))
+        state = self._optimizer.state_bytes(whole) - self._optimizer.state_bytes(head)
+        size = sum(tensor.nbytes for tensor in whole) - sum(tensor.nbytes for tensor in head)
+        return state / size if size else 0.0
+
     def sizes(self, module: Module) -> dict[Label, int]:
         """Return what is saved where all of a module trains."""
         return self._shallow.step.saved_by_label(self._build(module))

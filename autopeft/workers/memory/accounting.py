@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autopeft.workers.memory.answers import answer, tensors_in
+from autopeft.workers.memory.answers import answer, answer_without_numbers, tensors_in
 
 #: Where a storage was made: path of the innermost module running, and how many that module
 #: had made before it in the same forward pass.
@@ -149,6 +149,10 @@ class StorageLabels(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follow the bytes of all storages made inside a ``with`` block that are still in use.
 
+    Args:
+        needs_numbers: Whether what is computed on the CPU is asked for; else costly operations
+            give zeros of the same sizes.
+
     Attributes:
         now: Bytes in use.
         peak: The most that ever were in use at once, or since :meth:`restart`.
@@ -156,8 +160,9 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         sections: The most that were in use in each section that :meth:`enter_section` has left.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, needs_numbers: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._run = answer if needs_numbers else answer_without_numbers
         self.now = 0
         self.peak = 0
         self.goes_forward = True
@@ -181,7 +186,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False  # the wrapper that keeps torch.compile out costs more than the rest
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = answer(func, args, kwargs or {})
+        result = self._run(func, args, kwargs or {})
         for tensor in tensors_in(result):
             self._enter(tensor.untyped_storage())
         if self.now > self._section_peak:

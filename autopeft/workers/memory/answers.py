@@ -3,6 +3,9 @@
 On the meta device torch works out many results in Python, at up to a millisecond an operation.
 The passes that account for a model repeat a few hundred operations thousands of times, so the
 sizes of each result are kept for the process, by operation and sizes of its arguments.
+
+A real step on the CPU that is taken for its sizes alone need not multiply either: once an
+operation of :data:`COSTLY` has been run for some sizes, zeros stand in for what it would give.
 """
 
 from __future__ import annotations
@@ -23,6 +26,19 @@ MOST_ANSWERS = 100_000
 _answers: dict[Any, _Answer | None] = {}
 _is_functional: dict[Any, bool] = {}
 
+
+#: Operations that take nearly all the time of a step on the CPU, and whose results' sizes follow
+#: from sizes.
+COSTLY = frozenset(
+    getattr(torch.ops.aten, name).default
+    for name in (
+        *("mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward"),
+        *("_scaled_dot_product_flash_attention_for_cpu", "_softmax", "_softmax_backward_data"),
+        *("_scaled_dot_product_flash_attention_for_cpu_backward", "_log_softmax_backward_data"),
+        *("native_layer_norm", "native_layer_norm_backward", "gelu", "gelu_backward"),
+        *("silu", "silu_backward", "_log_softmax"),
+    )
+)
 
 #: A product of each group of rows with the matrix of its own; on the meta device torch answers
 #: it in bfloat16 alone, where every other device knows float32 too.
@@ -62,19 +78,36 @@ def answer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         _is_functional[func] = functional
     if not functional:
         return func(*args, **kwargs)
+    return _answer(func, args, kwargs, "meta")
+
+
+def answer_without_numbers(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operation on the CPU, or give zeros for it where it is costly and has been run.
+
+    Tensors of other devices are computed with as ever.
+    """
+    return _answer(func, args, kwargs, "cpu") if func in COSTLY else func(*args, **kwargs)
+
+
+def _answer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], device: str) -> Any:
     try:
-        key = (func, _key(args), _key(tuple(kwargs.items())) if kwargs else ())
+        key = (
+            func,
+            device,
+            _key(args, device),
+            _key(tuple(kwargs.items()), device) if kwargs else (),
+        )
         known = _answers.get(key, ())
     except (_UnknownError, TypeError):
         return func(*args, **kwargs)
     if known:
-        found = [None if each is None else _fresh(each) for each in known[0]]
+        found = [None if each is None else _fresh(each, device) for each in known[0]]
         return found[0] if known[1] else tuple(found)
     result = func(*args, **kwargs)
     if known == ():
         if len(_answers) >= MOST_ANSWERS:
             _answers.clear()
-        _answers[key] = _described(result, args)
+        _answers[key] = _described(result, args, device)
     return result
 
 
@@ -93,7 +126,7 @@ def _grouped_product(
     return rows.new_empty(size)
 
 
-def _key(value: Any) -> Any:
+def _key(value: Any, device: str) -> Any:
     """Return all that a result's sizes depend on.
 
     Raises:
@@ -101,17 +134,17 @@ def _key(value: Any) -> Any:
     """
     kind = type(value)
     if kind is torch.Tensor or kind is torch.nn.Parameter:
-        if value.device.type != "meta" or value.is_complex():
+        if value.device.type != device or value.is_complex():
             raise _UnknownError
         return value.shape, value.stride(), value.dtype
     if kind is tuple or kind is list:
-        return (kind, *[_key(each) for each in value])
+        return (kind, *[_key(each, device) for each in value])
     if isinstance(value, torch.Tensor):
         raise _UnknownError
     return kind, value
 
 
-def _described(result: Any, args: Any) -> _Answer | None:
+def _described(result: Any, args: Any, device: str) -> _Answer | None:
     """Return what :func:`answer` needs to give such a result again, None where it cannot."""
     is_single = isinstance(result, torch.Tensor)
     results = (result,) if is_single else result
@@ -123,11 +156,11 @@ def _described(result: Any, args: Any) -> _Answer | None:
         if each is None:
             described.append(None)
             continue
-        if type(each) is not torch.Tensor or each.device.type != "meta" or each.is_complex():
+        if type(each) is not torch.Tensor or each.device.type != device or each.is_complex():
             return None
         storage = each.untyped_storage()
         description = (each.shape, each.stride(), each.dtype)
-        same_size = _fresh(description).untyped_storage().nbytes() == storage.nbytes()
+        same_size = _fresh(description, "meta").untyped_storage().nbytes() == storage.nbytes()
         if storage._cdata in storages or each.storage_offset() or not same_size:
             return None
         storages.add(storage._cdata)
@@ -135,9 +168,13 @@ def _described(result: Any, args: Any) -> _Answer | None:
     return tuple(described), is_single
 
 
-def _fresh(description: _Description) -> torch.Tensor:
+def _fresh(description: _Description, device: str) -> torch.Tensor:
     size, stride, dtype = description
-    return torch.empty_strided(size, stride, dtype=dtype, device="meta")
+    if device == "meta":
+        return torch.empty_strided(size, stride, dtype=dtype, device=device)
+    if torch.empty(size, device="meta").stride() == stride:
+        return torch.zeros(size, dtype=dtype)  # memory that nothing is written to costs no time
+    return torch.empty_strided(size, stride, dtype=dtype).zero_()
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:

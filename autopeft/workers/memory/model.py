@@ -224,8 +224,24 @@ class MemoryModel:
             {"forward": (earlier, held, live), "optimizer": (adapter, 0, step)},
             weights=self._bare_weights + round(added.resident),
             adapter=adapter,
-            optimizer_state=round(added.state_share * adapter),
+            optimizer_state=round(self._state_of(modules, added.state_share * adapter)),
             is_approximate=added.is_approximate or self._predictor.is_approximate,
+        )
+
+    def _state_of(self, modules: tuple[Module, ...], even: float) -> float:
+        """Return the bytes of the optimiser's state for modules and head.
+
+        Args:
+            modules: Of one configuration.
+            even: The same where every byte that trains has as many.
+        """
+        if self._optimizer.is_even:
+            return even
+        return self._predictor.head_state_bytes + sum(
+            _FLOAT32
+            * num_trained(self._shape, (module,), self._optimizer_name)
+            * self._predictor.state_share(module)
+            for module in modules
         )
 
     @cached_property

@@ -56,12 +56,14 @@ class Optimizer:
 
     Attributes:
         state: Bytes it keeps for a parameter.
+        is_even: Whether these are as many for each byte of any parameter.
         together: Copies of all parameters that a step makes where it updates all at once.
         alone: Copies of one parameter, where it is updated alone.
         left: Of these, copies that are still there when the next one's turn comes.
     """
 
     state: Callable[[Trained], int]
+    is_even: bool = True
     together: int = 0
     alone: int = 0
     left: int = 0
@@ -126,8 +128,13 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
         alone=2,  # the root, and the root scaled
         left=1,
     ),
-    "adamw-8bit": Optimizer(state=_two_moments_in_8_bits),
+    "adamw-8bit": Optimizer(state=_two_moments_in_8_bits, is_even=False),
     "sgd": Optimizer(state=lambda parameter: 0),
-    "adafactor": Optimizer(state=_rows_and_columns, alone=2, left=1),  # squares, then the update
+    "adafactor": Optimizer(
+        state=_rows_and_columns,
+        is_even=False,
+        alone=2,  # the squares, then the update
+        left=1,
+    ),
     "lora-fa": Optimizer(state=_two_moments, alone=2, left=1),
 }

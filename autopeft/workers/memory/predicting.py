@@ -72,6 +72,7 @@ class Predictor:
         self._stacks = stacks_of(step.shape)
         self._accounts: dict[_Variant, Account] = {}
         self._met: set[_Variant] = set()
+        self._state_shares: dict[Any, float] = {}
         self._flat: dict[tuple[str, str, Setting], bool] = {}
 
     @cached_property
@@ -222,6 +223,35 @@ class Predictor:
             step_bytes=max((account.step_bytes for _, account in accounts), default=0),
             is_approximate=any(account.is_approximate for _, account in accounts),
         )
+
+    def state_share(self, module: Module) -> float:
+        """Return the optimiser's state for each byte of a module that trains.
+
+        Where this is not the same for tensors of all sizes, the module is built with its own
+        numbers, once for each set of them, on every layer and site.
+        """
+        account = self._account(module)
+        if self._optimizer.is_even or self._accountant is None:
+            return account.state_share
+        method, named = self._variant(module)
+        numbers = {
+            dimension.name: module[dimension.name]
+            for dimension in get_method(method).dimensions(self._shape)
+            if is_numeric(dimension)
+        }
+        key = (method, named, tuple(sorted(numbers.items())))
+        if key not in self._state_shares:
+            try:
+                share = self._accountant.state_share(method, {**dict(named), **numbers})
+            except Exception:  # whatever a method does that has no answer on the meta device
+                share = account.state_share
+            self._state_shares[key] = share
+        return self._state_shares[key]
+
+    @cached_property
+    def head_state_bytes(self) -> float:
+        """Bytes of the optimiser's state for the head."""
+        return self._head_state_share * 4 * self._shape.num_head_parameters
 
     def _later(
         self,

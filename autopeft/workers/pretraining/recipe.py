@@ -141,7 +141,7 @@ RECIPES: Mapping[str, Recipe] = {
             num_final_sequences=400,
             checkpoint_steps=50,
             seed=0,
-            minutes=18,
+            minutes=20,
             most_minutes=25,
         ),
         Recipe(

@@ -164,6 +164,6 @@ class Case:
         """Return what the step on shapes alone finds."""
         return self.memory(**changes).probe(self._configuration(self._shape()))
 
-    def predicted(self) -> int:
-        """Return what shallow models tell, in bytes."""
-        return int(self.memory().predict([self._configuration(self._shape())])[0])
+    def estimated(self) -> MemoryEstimate:
+        """Return what shallow models tell."""
+        return self.memory().estimate(self._configuration(self._shape()))

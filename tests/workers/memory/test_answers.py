@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from autopeft.workers.memory import answers
+from autopeft.workers.memory.accounting import LiveBytes
 from autopeft.workers.memory.answers import QuickAnswers
 
 OPERATIONS: dict[str, Callable[[torch.Tensor], Any]] = {
@@ -72,3 +73,36 @@ def test_products_of_groups_have_sizes_and_gradients(dtype: torch.dtype) -> None
     assert rows.grad.shape == rows.shape
     assert matrices.grad is not None
     assert matrices.grad.shape == matrices.shape
+
+
+COSTLY: dict[str, Callable[[torch.Tensor], Any]] = {
+    "product": lambda x: torch.bmm(x, x.transpose(1, 2)),
+    "product of a transposed": lambda x: x[0].T @ x[0],
+    "normalisation": lambda x: torch.native_layer_norm(x, [4], None, None, 1e-5),
+    "softmax": lambda x: x.softmax(-1),
+    "of a view": lambda x: F.gelu(x.transpose(0, 1)),
+}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_a_step_for_its_sizes_alone_multiplies_once(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "_answers", {})
+    x = torch.randn(2, 3, 4)
+    expected = COSTLY[name](x)
+    with LiveBytes(needs_numbers=False):
+        first, second = COSTLY[name](x), COSTLY[name](x)
+    for each in (first, second):
+        assert _described(each) == _described(expected)
+    one, two = (r if isinstance(r, torch.Tensor) else r[0] for r in (first, second))
+    whole = expected if isinstance(expected, torch.Tensor) else expected[0]
+    assert torch.equal(one, whole)
+    assert not two.any()
+
+
+def test_numbers_that_are_asked_for_are_computed() -> None:
+    x = torch.randn(3, 3)
+    with LiveBytes():
+        results = [x @ x for _ in range(2)]
+    assert all(torch.equal(result, x @ x) for result in results)

@@ -212,7 +212,7 @@ def run_job(
 ) -> JobResult:
     """Run a job to the end: ``workers`` segments at a time, virtual time counted in steps."""
     space, scale = landscape.space, landscape.scale()
-    settings = {"max_steps": MAX_STEPS, "seed": seed}
+    settings: dict[str, Any] = {"max_steps": MAX_STEPS, "seed": seed}
     proposing = PROPOSERS.get(proposer)(space, scale, landscape.costs, **settings)
     stopping = STOPPERS.get(stopper)(space, scale, landscape.costs, **settings)
     states: dict[int, TrialState] = {}

@@ -332,3 +332,28 @@ def test_what_is_wrong_with_a_job_file_is_told_before_anything_heavy_is_imported
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("written", "limit"),
+    [("24GiB", 24 * 2**30), ("2M", 2e6), ("0.5k", 500.0), (8e9, 8e9), ("1.5 GB", 1.5e9)],
+)
+def test_limits_take_units(written: Any, limit: float) -> None:
+    spec = parse(constraints={"train_memory_bytes": {"max": written}})
+    assert spec.constraints["train_memory_bytes"].max == limit
+    # What is stored with the job is read again on a resume.
+    assert JobSpec.from_json(spec.to_json()).constraints == spec.constraints
+
+
+@pytest.mark.parametrize("written", ["24Gi", "lots", "GiB"])
+def test_limits_in_unknown_units_are_refused(written: str) -> None:
+    with pytest.raises(InvalidJobError, match=r"constraints.train_memory_bytes.max: expected a si"):
+        parse(constraints={"train_memory_bytes": {"max": written}})
+
+
+@pytest.mark.parametrize("name", ["llama-70b", "qwen2-0.5b"])
+def test_examples_of_plans_need_neither_data_nor_weights(name: str) -> None:
+    folder = EXAMPLES[0].parent / "plan"
+    spec = load_job(folder / f"{name}.yaml", shapes_only=True)
+    assert (spec.base / spec.model.name).is_file()
+    assert spec.task == "causal-lm"

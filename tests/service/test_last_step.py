@@ -193,5 +193,5 @@ def test_an_unbuilt_model_is_told(
     monkeypatch.setenv("AUTOPEFT_CACHE", str(tmp_path))
     spec = changed(job, model__name="builtin:docstring-lm")
     (told,) = [w for w in find_warnings(spec) if "not built yet" in w]
-    assert "about 18 minutes on two idle cores, at most 25;" in told
+    assert "about 20 minutes on two idle cores, at most 25;" in told
     assert "`autopeft build docstring-lm`" in told

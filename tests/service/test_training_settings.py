@@ -20,6 +20,7 @@ from autopeft.service.job_training import job_training
 from autopeft.service.memory_models import MemoryModels
 from autopeft.service.observer import SilentObserver
 from autopeft.service.planning import make_plan
+from autopeft.service.running import resume_job
 from autopeft.workers.settings import TrainingSettings
 from tests.service.tiny_job import STEPS, write_tiny_job
 
@@ -92,6 +93,17 @@ def test_an_export_tells_how_it_was_trained(job: autopeft.Job, tmp_path: Path) -
     readme = (tmp_path / "out" / "README.md").read_text()
     told = "batch size 8, gradient accumulation 4, gradient checkpointing on, optimizer adamw"
     assert f"| trained with | {told}" in readme
+
+
+def test_a_resume_goes_on_with_the_others(job: autopeft.Job, tmp_path: Path) -> None:
+    half = autopeft.search(write_job(tmp_path, budget={"trials": 2}))
+    assert len(half.log.trials) == 2
+    log = resume_job(half.folder, observer=SilentObserver(), budget={"trials": 9})
+
+    def outcomes(trials: Any) -> list[Any]:
+        return [(s.trial.configuration, s.score, s.curve[0].memory_bytes) for s in trials]
+
+    assert outcomes(log.trials) == outcomes(job.log.trials)
 
 
 def test_confirmation_trains_with_the_same_settings(job: autopeft.Job) -> None:

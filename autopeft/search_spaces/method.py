@@ -69,6 +69,8 @@ class Method(ABC):
     is_mergeable: ClassVar[bool] = False
     #: Whether single layers can be chosen; False puts it on all of them.
     is_placeable: ClassVar[bool] = True
+    #: Name of the setting that says how many of the last layers carry it, where one does.
+    counted_by: ClassVar[str | None] = None
     #: Whether it can stand beside other methods in one configuration.
     is_combinable: ClassVar[bool] = True
     #: Names of what only one method of a configuration can have, such as ``prompt`` (the
@@ -106,6 +108,16 @@ class Method(ABC):
 
         ``task_type`` and ``modules_to_save`` are the worker's to add.
         """
+
+    def layer_settings(
+        self, shape: ModelShape, module: Module, layer: int
+    ) -> Mapping[str, Setting]:
+        """Return the settings by which all layers would be as a module makes this one.
+
+        By default its own. Overridden where a setting is a pattern over the layers; settings
+        that :meth:`dimensions` lacks may then stand in its place.
+        """
+        return module.as_dict()
 
     def num_lora_a(self, shape: ModelShape, module: Module) -> int:
         """Return how many of the trainable parameters are LoRA's first matrices, A.

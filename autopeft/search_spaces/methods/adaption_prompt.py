@@ -27,6 +27,7 @@ class AdaptionPrompt(Method):
     family = "prompt"
     paper = "arXiv 2303.16199"
     is_placeable = False
+    counted_by = "num_layers"
     is_combinable = False
     tasks: ClassVar[frozenset[str] | None] = frozenset({"causal-lm"})
     # The paper trains at 9e-3; PEFT's published run at 5e-4 stayed far below LoRA.

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from autopeft.records import ModelShape, SiteShape
-from autopeft.search_spaces.configuration import Module
+from autopeft.search_spaces.configuration import Module, Setting
 from autopeft.search_spaces.method import METHODS, Dimension, LearningRateRange, Method
 from autopeft.search_spaces.methods._in_full import category_of, num_parameters, trainable_in
-from autopeft.search_spaces.targets import pattern_of
+from autopeft.search_spaces.targets import pattern_of, sites_of
 
 SELECTIONS = (0, 1, 2, 3)
 
@@ -61,13 +61,27 @@ class Half(Method):
         target = pattern_of(_drawn(shape, module))
         return {"peft_type": "AUTOPEFT_HALF", "target_modules": target}
 
+    def layer_settings(
+        self, shape: ModelShape, module: Module, layer: int
+    ) -> Mapping[str, Setting]:
+        """Return what is drawn in this layer, as ``sites``."""
+        drawn = (site.site for site, layers in _drawn(shape, module) if layer in layers)
+        return {"sites": tuple(sorted(drawn))}
+
     def can_merge(self, shape: ModelShape, module: Module) -> bool:
         """Refuse where the weights are stored in four or eight bits."""
         return shape.quantization is None
 
 
 def _drawn(shape: ModelShape, module: Module) -> list[tuple[SiteShape, tuple[int, ...]]]:
-    """Return what trains: a function of the shape's names, the layer and the selection."""
+    """Return what trains: a function of the shape's names, the layer and the selection.
+
+    Of a module with ``sites``, which :meth:`Half.layer_settings` gives, these train everywhere.
+    """
+    settings = module.as_dict()
+    if "sites" in settings:
+        names = sites_of(module)
+        return [pair for pair in trainable_in(shape, module) if pair[0].site in names]
     categories: dict[tuple[int, str], list[SiteShape]] = {}
     for site, layers in trainable_in(shape, module):
         for layer in layers:

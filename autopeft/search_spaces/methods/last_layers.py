@@ -34,6 +34,7 @@ class LastLayers(Method):
     is_mergeable = True
     exclusive = frozenset({"normalisations"})  # it trains them
     is_placeable = False
+    counted_by = "num_layers"
     trains_experts = True
     module_file = "autopeft.workers.modules.full"
     # Full fine-tuning of encoders is done with 1e-5 to 1e-4 over epochs (BERT, appendix A.3);

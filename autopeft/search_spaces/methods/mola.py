@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autopeft.records import ModelShape
-from autopeft.search_spaces.configuration import Module
+from autopeft.search_spaces.configuration import Module, Setting
 from autopeft.search_spaces.method import METHODS, Dimension, LearningRateRange, Method
 from autopeft.search_spaces.methods._per_site import rank_dimension
 from autopeft.search_spaces.targets import (
@@ -104,6 +104,13 @@ class Mola(Method):
             },
             "target_modules": target_pattern(shape, module.layers, sites_of(module)),
         }
+
+    def layer_settings(
+        self, shape: ModelShape, module: Module, layer: int
+    ) -> Mapping[str, Setting]:
+        """Return an even number of experts: those of this layer."""
+        experts = self.experts(shape, module)[layer]
+        return {**module.as_dict(), "pattern": "even", "experts": experts}
 
     @staticmethod
     def experts(shape: ModelShape, module: Module) -> dict[int, int]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Set
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from autopeft.workers.memory.accounts import (
     LayerShare,
     Reach,
 )
+from autopeft.workers.memory.fixed_sites import FixedSites
 from autopeft.workers.memory.growth import Bytes, Place, Source, is_numeric, measured_growth
 from autopeft.workers.memory.optimizers import Optimizer, trained_tensors
 from autopeft.workers.memory.shallow import ShallowModel, Sizes, plain_label, plain_path
@@ -49,24 +51,36 @@ class Accountant:
         shallow: The model.
         whole: The model in full depth; by its shape dimensions are read.
         optimizer: Whose state and temporaries come with what trains.
+
+    Attributes:
+        shallow: The model.
+        optimizer: The optimiser.
+        whole: The model in full depth.
+        full_shape: Shape of the model in full depth.
     """
 
     def __init__(self, shallow: ShallowModel, whole: ShallowModel, optimizer: Optimizer) -> None:
-        self._shallow = shallow
-        self._whole = whole
-        self._full_shape = whole.shape
-        self._optimizer = optimizer
+        self.shallow = shallow
+        self.optimizer = optimizer
+        self.whole = whole
+        self.full_shape = whole.shape
+        self._fixed_sites = FixedSites(self)
         self._site_paths: dict[tuple[int, frozenset[str]], list[tuple[str, Source]]] = {}
 
-    def everywhere(self, method: str, settings: Mapping[str, Setting]) -> Module:
-        """Return a module on every layer and site, its numeric settings at their smallest.
+    def everywhere(
+        self, method: str, settings: Mapping[str, Setting], *, is_fixed: bool = False
+    ) -> Module:
+        """Return a module on every layer, its numeric settings at their smallest.
 
-        Of stacked experts it has those that the settings name.
+        It is on every site too, of stacked experts on those that the settings name; where sites
+        are fixed, on those that the settings name alone.
         """
-        shape = self._shallow.shape
+        shape = self.shallow.shape
         chosen = dict(settings)
-        for dimension in get_method(method).dimensions(self._full_shape):
-            if dimension.kind == "subset":
+        for dimension in get_method(method).dimensions(self.full_shape):
+            if dimension.name == get_method(method).counted_by:
+                chosen[dimension.name] = shape.num_layers
+            elif dimension.kind == "subset" and not is_fixed:
                 given = settings.get(dimension.name, ())
                 assert isinstance(given, tuple)
                 chosen[dimension.name] = tuple(
@@ -78,56 +92,82 @@ class Accountant:
                 chosen[dimension.name] = min(dimension.values)
         return Module.of(method, tuple(range(shape.num_layers)), **chosen)
 
-    def state_share(self, method: str, settings: Mapping[str, Setting]) -> float:
+    def sizes(self, module: Module) -> dict[Label, int]:
+        """Return what is saved where all of a module trains."""
+        return self.shallow.step.saved_by_label(self.build(module))
+
+    def state_share(
+        self, method: str, settings: Mapping[str, Setting], *, is_fixed: bool = False
+    ) -> float:
         """Return the optimiser's state for each byte that trains of a method, head aside.
 
         Args:
             method: Its name.
-            settings: Every setting; sites are replaced by all of them.
+            settings: Every setting; sites are replaced by all of them unless they are fixed.
+            is_fixed: Whether they are.
         """
-        module = self.everywhere(method, settings)
+        module = self.everywhere(method, settings, is_fixed=is_fixed)
+        counted = get_method(method).counted_by
         numbers = {
             dimension.name: settings[dimension.name]
-            for dimension in get_method(method).dimensions(self._full_shape)
-            if is_numeric(dimension)
+            for dimension in get_method(method).dimensions(self.full_shape)
+            if is_numeric(dimension) and dimension.name in settings and dimension.name != counted
         }
         chosen = Module.of(method, module.layers, **{**module.as_dict(), **numbers})
-        whole, head = (trained_tensors(each) for each in (self._build(chosen), self._shallow.bare))
-        state = self._optimizer.state_bytes(whole) - self._optimizer.state_bytes(head)
+        whole, head = (trained_tensors(each) for each in (self.build(chosen), self.shallow.bare))
+        state = self.optimizer.state_bytes(whole) - self.optimizer.state_bytes(head)
         size = sum(tensor.nbytes for tensor in whole) - sum(tensor.nbytes for tensor in head)
         return state / size if size else 0.0
 
-    def sizes(self, module: Module) -> dict[Label, int]:
-        """Return what is saved where all of a module trains."""
-        return self._shallow.step.saved_by_label(self._build(module))
+    def is_entangled(self, method: str, settings: Mapping[str, Setting]) -> bool:
+        """Tell whether sites or layers share parameters, or the method brings frozen ones."""
+        model = self.build(self.everywhere(method, settings))
+        names = Counter(
+            id(parameter)
+            for _, parameter in model.named_parameters(remove_duplicate=False)
+            if parameter.requires_grad
+        )
+        shallow = self.shallow.step
+        frozen = shallow.weight_bytes(model) - shallow.weight_bytes(self.shallow.bare)
+        return frozen != 0 or max(names.values(), default=0) > 1
 
-    def account(self, method: str, settings: Mapping[str, Setting]) -> Account:
+    def account(
+        self, method: str, settings: Mapping[str, Setting], *, is_fixed: bool = False
+    ) -> Account:
         """Measure one variant of a method.
 
         Args:
             method: Its name.
-            settings: Every setting; sites and numeric ones are replaced.
+            settings: Every setting; numeric ones are replaced, and sites unless they are fixed.
+            is_fixed: Whether it is measured on the very sites of the settings.
 
         Raises:
             Exception: whatever building or running it on the meta device raises.
         """
-        module = self.everywhere(method, settings)
-        shallow = self._shallow
-        model = self._build(module)
-        trained = trained_tensors(model)
+        module = self.everywhere(method, settings, is_fixed=is_fixed)
+        if is_fixed and self.can_stand_alone(method):
+            names = {name for name, value in settings.items() if isinstance(value, tuple)}
+            plain = tuple(pair for pair in sorted(settings.items()) if pair[0] not in names)
+            found = self._fixed_sites.account(module, (method, *plain))
+            if found is not None:
+                return found
+        shallow = self.shallow
+        model = self.build(module)
         everything = shallow.step.saved_by_label(model)
         corner = self._by_place(model, module, everything)
-        dimensions = get_method(method).dimensions(self._full_shape)
+        dimensions = get_method(method).dimensions(self.full_shape)
         subset_names = frozenset(
-            value for d in dimensions if d.kind == "subset" for value in d.values
+            value for d in dimensions if d.kind == "subset" and not is_fixed for value in d.values
         )
         groups = self._groups(model, subset_names)
         shares, outside, reach = self._shares(model, module, groups, subset_names)
-        shares = self._corrected(shares, everything, method, has_outside=_OUTSIDE in groups)
+        shares = self.corrected(shares, everything, method, has_outside=_OUTSIDE in groups)
         resident = {place: float(amount[1]) for place, amount in corner.items() if amount[1]}
-        excess = self._excess(module, self._build(module), everything)
+        trained = trained_tensors(self.build(module))
+        excess = self._excess(module)
         corner |= _at_worst(excess)
         numeric = [d for d in dimensions if is_numeric(d)]
+        is_placeable = get_method(method).is_placeable
         return Account(
             shares=shares,
             outside=outside,
@@ -139,30 +179,35 @@ class Accountant:
             reach=reach,
             excess=excess,
             excess_alone=self._excess_alone(module),
-            entry=shallow.entry_of(model, everything) - shallow.entry,
-            state_share=self._optimizer.state_bytes(trained)
+            has_lowest=not is_placeable,
+            state_share=self.optimizer.state_bytes(trained)
             / max(1, sum(tensor.nbytes for tensor in trained)),
-            step_bytes=self._optimizer.step_bytes(trained, "cpu"),
+            step_bytes=self.optimizer.step_bytes(trained, "cpu"),
         )
 
-    def _excess(self, module: Module, built: Any, saved: Sizes) -> dict[Place, float]:
+    def _excess(self, module: Module) -> dict[Place, float]:
         """Return what a module's worst moments add to what the layers keep.
-
-        Args:
-            module: The module.
-            built: The shallow model with it, of no use afterwards.
-            saved: What it saves.
 
         A method that stands on every layer or on none may hold something for all of them at
         once, as a prefix does its keys and values: it is measured in full depth.
         """
-        if get_method(module.method).is_placeable:
-            return self._shallow.excess_of(built, saved)
-        model = self._whole
-        module = replace(module, layers=tuple(range(model.shape.num_layers)))
+        model = self.shallow
+        if not get_method(module.method).is_placeable:
+            model = self.whole
+            module = replace(module, layers=tuple(range(model.shape.num_layers)))
         chosen = Configuration(modules=(module,), learning_rate=1.0)
-        built = model.step.build(chosen)
-        return model.excess_of(built, model.step.saved_by_label(built))
+        return model.excess_of(model.step.build(chosen))
+
+    @cached_property
+    def site_names(self) -> frozenset[str]:
+        """Names of all sites inside the layers."""
+        return frozenset(s.site for s in self.shallow.shape.all_sites if s.is_in_layers)
+
+    @staticmethod
+    def can_stand_alone(method: str) -> bool:
+        """Tell whether a method can be put on one layer, if only by training no other."""
+        found = get_method(method)
+        return found.is_placeable or found.counted_by is not None
 
     def _excess_alone(self, module: Module) -> dict[Source, dict[Place, float]]:
         """Return the same for each site of a module that has several."""
@@ -173,13 +218,11 @@ class Accountant:
         for site in sorted(sites):
             alone = _restricted(module, site)
             # The model may read a site's weight without calling the layer, as Mamba does.
-            built = self._build(alone)
-            saved = self._shallow.step.saved_by_label(built)
-            if any(self._shallow.layer_of(scope) is not None for scope, _ in saved):
-                found[site] = self._excess(alone, built, saved)
+            if any(self.shallow.layer_of(scope) is not None for scope, _ in self.sizes(alone)):
+                found[site] = self._excess(alone)
         return found
 
-    def _corrected(
+    def corrected(
         self, shares: Mapping[Place, LayerShare], saved: Sizes, method: str, *, has_outside: bool
     ) -> dict[Place, LayerShare]:
         """Return shares that together give what is saved where the whole method trains.
@@ -187,16 +230,16 @@ class Accountant:
         Apart they may not: a method can stand in the way of what its layer saves without it,
         as attention to longer keys does of the layer's own.
         """
-        layers, _ = self._shallow.split(saved)
+        layers, _ = self.shallow.split(saved)
         corrected = dict(shares)
-        for place, stack in enumerate(self._shallow.stacks):
+        for place, stack in enumerate(self.shallow.stacks):
             here = [where for where in shares if where[0] == place]
             if len(here) != 1 or stack.num_layers == 1:
                 continue  # several sources have been told apart, and add up
             mine = shares[here[0]]
             start, top = (sum(layers.get(n, {}).values()) for n in (stack.start, stack.top))
             own = (n for label, n in mine.extra.items() if not self._is_below(label, stack.top))
-            more = top - sum(self._shallow.flow_sizes[place].values()) - sum(own)
+            more = top - sum(self.shallow.flow_sizes[place].values()) - sum(own)
             below = start - sum(mine.low.values()) - sum(mine.extra.values()) - more
             is_known = bool(mine.low_bytes) or has_outside
             rest = (method, "whole", "")
@@ -204,33 +247,35 @@ class Accountant:
                 low=mine.low if is_known else {**mine.low, rest: below},
                 extra={**mine.extra, rest: more},
                 low_bytes=mine.low_bytes,
+                from_below=mine.from_below,
             )
         return corrected
 
     def _is_below(self, label: Any, top: int) -> bool:
         """Tell whether the layer below the top one made a storage, such as what a site takes in."""
         scope = label[-2]
-        layer = self._shallow.layer_of(scope) if isinstance(scope, str) else None
+        layer = self.shallow.layer_of(scope) if isinstance(scope, str) else None
         return layer is not None and layer != top
 
-    def _build(self, module: Module) -> Any:
-        return self._shallow.step.build(Configuration(modules=(module,), learning_rate=1.0))
+    def build(self, module: Module) -> Any:
+        """Return the shallow model with a module."""
+        return self.shallow.step.build(Configuration(modules=(module,), learning_rate=1.0))
 
     def _groups(self, model: Any, names: frozenset[str]) -> _Groups:
         """Return the trainable parameters, head aside, by layer and source.
 
         What layers share belongs to no layer, nor does what stands outside of them.
         """
-        shape = self._shallow.shape
+        shape = self.shallow.shape
         layers: dict[int, set[int | None]] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
             if parameter.requires_grad:
-                layers.setdefault(id(parameter), set()).add(self._shallow.layer_of(name))
+                layers.setdefault(id(parameter), set()).add(self.shallow.layer_of(name))
         groups: _Groups = {}
         for name, parameter in trainable_parameters(model).items():
             if any(f".{path}." in f".{plain_path(name)}" for path in shape.head_paths):
                 continue
-            layer = self._shallow.layer_of(name)
+            layer = self.shallow.layer_of(name)
             if layer is None or len(layers[id(parameter)]) > 1:
                 groups.setdefault(_OUTSIDE, []).append(parameter)
             else:
@@ -244,9 +289,9 @@ class Accountant:
         if key not in self._site_paths:
             found = {
                 f".{module_path}.": site.site
-                for site in self._shallow.shape.all_sites
+                for site in self.shallow.shape.all_sites
                 if site.is_in_layers and site.site in names and site.layers_among((layer,))
-                if self._shallow.stack_of(site.first_layer) == self._shallow.stack_of(layer)
+                if self.shallow.stack_of(site.first_layer) == self.shallow.stack_of(layer)
                 for module_path in (site.path_in(layer), site.end_path_in(layer))
             }
             self._site_paths[key] = sorted(found.items(), key=lambda item: -len(item[0]))
@@ -257,13 +302,13 @@ class Accountant:
         self, model: Any, module: Module, groups: _Groups, names: frozenset[str]
     ) -> tuple[dict[Place, LayerShare], int, Reach]:
         """Return what each source saves, what is saved outside, and which layers are reached."""
-        shallow = self._shallow
+        shallow = self.shallow
         shares: dict[Place, LayerShare] = {}
         outside = 0
         reach = Reach.CARRYING if groups else Reach.NOTHING
         for place, stack in enumerate(shallow.stacks):
             through = self._through(model, groups, place)
-            own = self._own(through, place, names)
+            own = self.own(through, place, names)
             tops = [group for group in groups if group[0] == stack.top]
             if own and len(tops) > 1:
                 # Frozen, it still saves tensors, so one site's cannot be told from another's.
@@ -272,7 +317,7 @@ class Accountant:
                 continue
             for group in tops:
                 saved = self._saved(model, groups, {group})
-                share = self._share(model, module.method, saved, through, own, place)
+                share = self.share(model, module.method, saved, through, own, place)
                 shares[place, group[1]] = share
         if _OUTSIDE in groups:
             outside, from_outside = self._from_outside(model, module, groups)
@@ -291,17 +336,17 @@ class Accountant:
 
     def _through(self, model: Any, groups: _Groups, place: int) -> dict[Label, int]:
         """Return what is saved up to the top layer of a stack where its bottom layer trains."""
-        stack = self._shallow.stacks[place]
+        stack = self.shallow.stacks[place]
         bottom = next((group for group in groups if group[0] == stack.start), None)
         if bottom is None or stack.num_layers == 1:
             return {}
         return {
             label: size
             for label, size in self._saved(model, groups, {bottom}).items()
-            if (layer := self._shallow.layer_of(label[0])) is None or layer in stack
+            if (layer := self.shallow.layer_of(label[0])) is None or layer in stack
         }
 
-    def _share(
+    def share(
         self,
         model: Any,
         method: str,
@@ -311,35 +356,37 @@ class Accountant:
         place: int,
     ) -> LayerShare:
         """Return what is saved for the top layer of a stack, in the flow and besides it."""
-        top = self._shallow.stacks[place].top
-        flow = self._shallow.flow_labels[place]
+        top = self.shallow.stacks[place].top
+        flow = self.shallow.flow_labels[place]
         replaced = self._named(
             {
                 label: size
                 for label, size in through.items()
                 if label not in own
                 # What a layer takes in is made by the layer below it.
-                and (self._shallow.layer_of(label[0]) == top or plain_label(label) in flow)
+                and (self.shallow.layer_of(label[0]) == top or plain_label(label) in flow)
             }
         )
         low: dict[Any, int] = {}
         extra: dict[Any, int] = {}
         for label, size in {**own, **saved}.items():
-            layer = self._shallow.layer_of(label[0])
+            layer = self.shallow.layer_of(label[0])
             if layer is None or layer > top:
                 continue
             if label in replaced:
                 low[replaced[label]] = size
             else:
                 extra[self._shared_label(model, method, label, size)] = size
-        return LayerShare(low=low, extra=extra)
+        layers = ((self.shallow.layer_of(label[0]), size) for label, size in saved.items())
+        below = sum(size for layer, size in layers if layer is not None and layer < top)
+        return LayerShare(low=low, extra=extra, from_below=below)
 
     def _named(self, sizes: Sizes) -> dict[Label, tuple[str, int, int]]:
         """Return a name for each storage that does not depend on how its module is wrapped.
 
         It is the site, or else the path, then the size, and a number among the equal ones.
         """
-        shallow = self._shallow
+        shallow = self.shallow
         sites = frozenset(
             site.site for site in (*shallow.shape.sites, *shallow.shape.norms) if site.is_in_layers
         )
@@ -357,15 +404,15 @@ class Accountant:
         self, module: Module, source: Source, place: int, names: frozenset[str]
     ) -> LayerShare:
         """Return what one source saves where no other carries the method."""
-        model = self._build(_restricted(module, source))
+        model = self.build(_restricted(module, source))
         groups = self._groups(model, names)
         through = self._through(model, groups, place)
-        own = self._own(through, place, names)
-        top = self._shallow.stacks[place].top
+        own = self.own(through, place, names)
+        top = self.shallow.stacks[place].top
         saved = self._saved(model, groups, {group for group in groups if group[0] == top})
-        return self._share(model, module.method, saved, through, own, place)
+        return self.share(model, module.method, saved, through, own, place)
 
-    def _own(
+    def own(
         self, through: Mapping[Label, int], place: int, names: frozenset[str]
     ) -> dict[Label, int]:
         """Return what a frozen method saves in a layer on top of what the layer saves itself.
@@ -373,7 +420,7 @@ class Accountant:
         Storages of the method may also stand in place of the layer's own, such as the sum that
         a wrapped layer gives out in place of its product.
         """
-        shallow = self._shallow
+        shallow = self.shallow
         top = shallow.stacks[place].top
         left: Counter[tuple[Source, int]] = Counter(
             (self._source_of(scope, top, names), size)
@@ -397,7 +444,7 @@ class Accountant:
 
         Found with the module on the top layer alone; one that cannot stand there is on all.
         """
-        shallow = self._shallow
+        shallow = self.shallow
         stack = shallow.stacks[-1]
         if not get_method(module.method).is_placeable or stack.num_layers == 1:
             return False
@@ -412,7 +459,7 @@ class Accountant:
 
         These are prompts, embeddings, vectors that layers share, or a last normalisation.
         """
-        shallow = self._shallow
+        shallow = self.shallow
         layers, outside = shallow.split(self._saved(model, groups, {_OUTSIDE}))
         shares = self._within_layers(layers, (module.method, ""), "")
         sources = sorted({name for _, v in module.settings if isinstance(v, tuple) for name in v})
@@ -432,9 +479,9 @@ class Accountant:
     ) -> dict[Place, LayerShare]:
         """Return what is saved in the layers of each stack that gradients flow through."""
         shares = {}
-        for place, stack in enumerate(self._shallow.stacks):
+        for place, stack in enumerate(self.shallow.stacks):
             bottom, top = (sum(layers.get(n, {}).values()) for n in (stack.start, stack.top))
-            flow = self._shallow.flow[place]
+            flow = self.shallow.flow[place]
             if top >= flow / 2:
                 rest = max(0, top - flow)
                 shares[place, source] = LayerShare(
@@ -452,14 +499,14 @@ class Accountant:
         for key, group in groups.items():
             for parameter in group:
                 parameter.requires_grad_(key in only)
-        return self._shallow.step.saved_by_label(model)
+        return self.shallow.step.saved_by_label(model)
 
     def _shared_label(self, model: Any, method: str, label: Label, size: int) -> Any:
         """Return a label that other methods give as well where the base model made the storage."""
         scope, number = label
         is_wrapper = f"{scope}.base_layer" in self._module_names(model)
         plain = (plain_path(scope), number)
-        if not is_wrapper and self._shallow.base_storages.get(plain) == size:
+        if not is_wrapper and self.shallow.base_storages.get(plain) == size:
             return plain
         return (method, *label)
 
@@ -474,7 +521,7 @@ class Accountant:
         self, model: Any, module: Module, sizes: Mapping[Label, int]
     ) -> dict[Place, Bytes]:
         """Return saved and frozen resident bytes in the top layer of each stack, by source."""
-        shallow = self._shallow
+        shallow = self.shallow
         names = frozenset(
             name for _, value in module.settings if isinstance(value, tuple) for name in value
         )
@@ -506,10 +553,10 @@ class Accountant:
     ) -> dict[Place, Bytes]:
         """Return bytes by place beyond those of the corner; places without any are left out."""
         changed = Module.of(module.method, module.layers, **{**module.as_dict(), **settings})
-        model = self._build(changed)
-        saved = self._shallow.step.saved_by_label(model)
+        model = self.build(changed)
+        saved = self.shallow.step.saved_by_label(model)
         found = self._by_place(model, changed, saved)
-        found |= _at_worst(self._excess(changed, model, saved))
+        found |= _at_worst(self._excess(changed))
         nothing = np.zeros(2)
         more = {
             place: found.get(place, nothing) - corner.get(place, nothing)

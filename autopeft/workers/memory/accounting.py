@@ -172,6 +172,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._num_entered = 0
         self._num_at_peak = 0
         self._numbers: dict[int, int] = {}
+        self._made_in: dict[int, Any] = {}
         self._live: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         self._resident: set[int] = set()
 
@@ -203,6 +204,15 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._section = name
         self._section_peak = self.now
 
+    def by_section(self) -> Counter[Any]:
+        """Return the bytes in use by the section they were made in."""
+        made: Counter[Any] = Counter()
+        for address, reference in self._live.items():
+            storage = reference()
+            if storage is not None:
+                made[self._made_in[address]] += storage.nbytes()
+        return made
+
     def restart(self) -> None:
         """Look for a new peak from here on."""
         self.peak = self.now
@@ -219,10 +229,11 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
 
         def leave(_: object) -> None:
-            del self._live[address], self._numbers[address]
+            del self._live[address], self._numbers[address], self._made_in[address]
             self.now -= num_bytes
 
         self._live[address] = weakref.ref(storage, leave)
         self._num_entered += 1
         self._numbers[address] = self._num_entered
+        self._made_in[address] = self._section
         self.now += num_bytes

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from autopeft.search_spaces.configuration import Module
+from autopeft.search_spaces.configuration import Setting
 from autopeft.workers.memory.growth import Growth, Place, Source
 
 OUTSIDE: Place = (-1, "")
-#: Where the worst moments of a layer count, in place of a source: of the lowest that gradients
-#: reach, and of any above it.
-WORST_LOWEST: Source = "(worst of the lowest)"
-WORST: Source = "(worst)"
+#: Where the worst moments of a layer count, in place of a source: going forth and back, in the
+#: lowest that gradients reach and in any above it.
+FORTH: Source = "(forth)"
+BACK: Source = "(back)"
+FORTH_LOWEST: Source = "(forth in the lowest)"
+BACK_LOWEST: Source = "(back in the lowest)"
+WORST_MOMENTS: tuple[Source, ...] = (FORTH, BACK, FORTH_LOWEST, BACK_LOWEST)
 #: All of a stack's first layer, where a method stands on every layer or on none.
 LOWEST: Source = "(lowest)"
 
@@ -39,11 +42,13 @@ class LayerShare:
         low: Storages of the layer's flow, where it is the lowest layer that trains.
         extra: Storages besides the flow; what methods share has the same label.
         low_bytes: Bytes of the layer's flow that there are at least in the lowest layer.
+        from_below: Bytes of what the layer takes in, which the one below it made.
     """
 
     low: Mapping[Any, int] = field(default_factory=dict)
     extra: Mapping[Any, int] = field(default_factory=dict)
     low_bytes: int = 0
+    from_below: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +60,13 @@ class Account:
         outside: Bytes saved outside the layers.
         resident: Frozen bytes it brings, by place.
         growth: What the numeric settings add.
+        has_lowest: Whether what it adds in the lowest layer has figures of its own.
         subset_names: Sources that a module switches on by naming them.
         reach: Which layers gradients flow through.
-        excess: What the worst moment of a layer's computation adds to what that layer and those
-            below it keep, in bytes, by stack and ``WORST`` or ``WORST_LOWEST``; stack -1 is all
-            that is outside the layers.
+        excess: What the worst moments of a layer's computation add to what that layer and those
+            below it keep, and to the gradients of what is above it, in bytes, by stack and one of
+            ``WORST_MOMENTS``; stack -1 is all that is outside the layers.
         excess_alone: The same with one of the sites alone, by site.
-        entry: What it saves of what the first layer takes in, in bytes; that is there anyway.
         state_share: Bytes of optimiser state for each byte that trains.
         step_bytes: The optimiser's temporaries where it updates one parameter at a time.
         is_approximate: Whether it could not be measured.
@@ -75,23 +80,23 @@ class Account:
     reach: Reach = Reach.CARRYING
     excess: Mapping[Place, float] = field(default_factory=dict)
     excess_alone: Mapping[Source, Mapping[Place, float]] = field(default_factory=dict)
-    entry: int = 0
     state_share: float = 0.0
     step_bytes: int = 0
+    has_lowest: bool = False
     is_approximate: bool = False
 
-    def sources(self, module: Module, stack: int) -> tuple[Source, ...]:
-        """Return the sources of a stack that a module trains."""
-        named = {name for _, value in module.settings if isinstance(value, tuple) for name in value}
+    def sources(self, settings: Mapping[str, Setting], stack: int) -> tuple[Source, ...]:
+        """Return the sources of a stack that a module with these settings trains."""
+        named = {name for value in settings.values() if isinstance(value, tuple) for name in value}
         return tuple(
             source
             for place, source in self.shares
             if place == stack and (source not in self.subset_names or source in named)
         )
 
-    def excesses(self, module: Module) -> Iterator[Mapping[Place, float]]:
+    def excesses(self, settings: Mapping[str, Setting]) -> Iterator[Mapping[Place, float]]:
         """Yield what the sites of a module do to the worst moments, together or each alone."""
-        named = {name for _, value in module.settings if isinstance(value, tuple) for name in value}
+        named = {name for value in settings.values() if isinstance(value, tuple) for name in value}
         alone = [excess for site, excess in self.excess_alone.items() if site in named]
         if not alone or len(alone) == len(self.excess_alone):
             yield self.excess

@@ -52,8 +52,23 @@ class Growth:
 
 
 def _interpolated(value: Setting, xs: NDArray[np.float64], ys: Bytes) -> Bytes:
+    """Return what stands between measured values; beyond the largest it goes on as before it."""
     assert isinstance(value, int | float)
-    return np.array([np.interp(float(value), xs, column) for column in ys.T])
+    x = float(value)
+    if x > xs[-1]:
+        return np.asarray(ys[-1] + (ys[-1] - ys[-2]) / (xs[-1] - xs[-2]) * (x - xs[-1]))
+    right = min(max(int(np.searchsorted(xs, x)), 1), len(xs) - 1)
+    left = right - 1
+    share = (x - xs[left]) / (xs[right] - xs[left])
+    line = ys[left] + share * (ys[right] - ys[left])
+    if len(xs) == 2 or share in (0.0, 1.0):
+        return np.asarray(line)
+    # Attention to a prompt and rotations by a matrix grow with the square: a parabola through
+    # the third nearest value.
+    third = left - 1 if right == len(xs) - 1 else right + 1
+    slopes = (ys[right] - ys[left]) / (xs[right] - xs[left])
+    bend = ((ys[third] - ys[left]) / (xs[third] - xs[left]) - slopes) / (xs[third] - xs[right])
+    return np.asarray(line + bend * (x - xs[left]) * (x - xs[right]))
 
 
 def _share(value: Setting, xs: NDArray[np.float64]) -> float:

@@ -218,10 +218,16 @@ class MemoryModel:
         adapter = trained * max(self._dtype.itemsize, _FLOAT32)
         earlier = adapter if self._step.accumulation > 1 else 0
         held = round(added.held)
-        live = earlier + round(max(added.live, self._predictor.frozen_forward))
+        forth = earlier + round(max(added.forth, self._predictor.frozen_forward))
+        gradients = 0 if earlier else round(added.gradients)
+        back = earlier + round(added.back) - (round(added.gradients) - gradients)
         step = adapter + max(self._optimizer.together * adapter, added.step_bytes)
         return _worst(
-            {"forward": (earlier, held, live), "optimizer": (adapter, 0, step)},
+            {
+                "forward": (earlier, held, forth),
+                "backward": (earlier + gradients, held, back),
+                "optimizer": (adapter, 0, step),
+            },
             weights=self._bare_weights + round(added.resident),
             adapter=adapter,
             optimizer_state=round(self._state_of(modules, added.state_share * adapter)),

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from autopeft.records import SiteShape
-from autopeft.search_spaces.configuration import Module, Setting
+from autopeft.search_spaces.configuration import Configuration, Module, Setting
 from autopeft.search_spaces.method import get_method
-from autopeft.search_spaces.targets import PARAMETER_NAMES
+from autopeft.search_spaces.targets import PARAMETER_NAMES, SITE_GROUPS
 from autopeft.workers.memory.accountant import Accountant
 from autopeft.workers.memory.accounts import (
+    BACK,
+    BACK_LOWEST,
+    FORTH,
+    FORTH_LOWEST,
     LOWEST,
     OUTSIDE,
-    WORST,
-    WORST_LOWEST,
+    WORST_MOMENTS,
     Account,
     LayerShare,
     Reach,
@@ -32,6 +35,26 @@ OnMethod = Callable[[int, int, str], None]
 
 _Settings = tuple[tuple[str, Setting], ...]
 _Variant = tuple[str, _Settings]
+#: What a module is on a layer: its settings there, and the account of these.
+_Placed = tuple[dict[str, Setting], Account]
+
+#: Modules whose placement is kept at most; beyond that all are forgotten.
+MOST_PLACEMENTS = 50_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Placement:
+    """What a module puts on the layers.
+
+    Attributes:
+        first: One of ``by_layer``.
+        by_layer: Settings and account for each layer that carries it.
+        trained: Bytes that train in each of these layers.
+    """
+
+    first: _Placed
+    by_layer: Mapping[int, _Placed]
+    trained: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +63,9 @@ class Sum:
 
     Attributes:
         held: Kept from the forward pass to the backward pass.
-        live: The most that is live at once in either.
+        forth: The most that is live at once in the forward pass.
+        back: The same in the backward pass.
+        gradients: Those there are at the worst moment of the backward pass.
         layers: Saved in each layer, 0 where gradients do not pass.
         resident: Frozen bytes that the methods bring.
         state_share: Bytes of optimiser state for each byte that trains.
@@ -49,7 +74,9 @@ class Sum:
     """
 
     held: float
-    live: float
+    forth: float
+    back: float
+    gradients: float
     layers: tuple[float, ...]
     resident: float = 0.0
     state_share: float = 0.0
@@ -71,8 +98,10 @@ class Predictor:
         self._shape = step.shape
         self._stacks = stacks_of(step.shape)
         self._accounts: dict[_Variant, Account] = {}
-        self._met: set[_Variant] = set()
         self._state_shares: dict[Any, float] = {}
+        self._met: set[_Variant] = set()
+        self._placements: dict[Module, _Placement] = {}
+        self._entangled: dict[str, bool] = {}
         self._flat: dict[tuple[str, str, Setting], bool] = {}
 
     @cached_property
@@ -108,29 +137,60 @@ class Predictor:
         except Exception:  # the backward pass may fail where the forward pass did not
             wide = float(self._bytes_of(self._widest))
             places = range(-1, len(self._stacks))
-            return {(place, source): wide for place in places for source in (WORST, WORST_LOWEST)}
+            return {(place, source): wide for place in places for source in WORST_MOMENTS}
 
     def _worst(
         self,
         layers: Sequence[float],
-        by_layer: Mapping[int, list[tuple[Module, Account]]],
-        accounts: Sequence[tuple[Module, Account]],
-    ) -> tuple[float, float]:
-        """Return what layers keep for the backward pass, and the most that is live, in bytes."""
+        by_layer: Mapping[int, list[_Placed]],
+        trained: Sequence[float],
+        accounts: Sequence[_Placed],
+    ) -> tuple[float, float, float, float]:
+        """Return what layers keep, the most that is live forth and back, and gradients then.
+
+        Args:
+            layers: Saved in each.
+            by_layer: What stands on each.
+            trained: Bytes in each that train.
+            accounts: All modules once.
+        """
         checkpointed = self._shape.uses_gradient_checkpointing
         kept = kept_bytes(layers, self.layer_output_bytes if checkpointed else None)
-        worst = 0.0
-        below = -float(max((account.entry for _, account in by_layer.get(0, [])), default=0))
-        source = WORST_LOWEST
+        head = 4.0 * self._shape.num_head_parameters
+        above = [head + sum(trained[layer + 1 :]) for layer in range(len(layers))]
+        forth = back = gradients = 0.0
+        lowest = next((layer for layer, size in enumerate(layers) if size > 0), 0)
+        below = 0.0
+        if not checkpointed and lowest == self._stacks[self._stack_of(lowest)].start:
+            # What enters a stack is live as long as the model runs.
+            below -= self._from_below(by_layer.get(lowest, []), self._stack_of(lowest))
+        sources = (FORTH_LOWEST, BACK_LOWEST)
         for layer, num_bytes in enumerate(kept):
             below += num_bytes
             if layers[layer] > 0:
-                place = (self._stack_of(layer), source)
-                worst = max(worst, below + self._excess_with(place, by_layer.get(layer, [])))
-                source = WORST
-        return sum(kept), max(worst, below + self._excess_with((-1, WORST), accounts))
+                here, stack = by_layer.get(layer, []), self._stack_of(layer)
+                forth = max(forth, below + self._excess_with((stack, sources[0]), here))
+                most = below + above[layer] + self._excess_with((stack, sources[1]), here)
+                if most > back:
+                    back, gradients = most, above[layer]
+                sources = (FORTH, BACK)
+        forth = max(forth, below + self._excess_with((-1, FORTH), accounts))
+        most = below + self._excess_with((-1, BACK), accounts)
+        return sum(kept), forth, max(back, most), gradients if back >= most else 0.0
 
-    def _excess_with(self, place: Place, accounts: Sequence[tuple[Module, Account]]) -> float:
+    @staticmethod
+    def _from_below(placed: Sequence[_Placed], stack: int) -> int:
+        """Return the bytes that modules keep of what their layer takes in."""
+        return max(
+            (
+                account.shares[stack, source].from_below
+                for settings, account in placed
+                for source in account.sources(settings, stack)
+            ),
+            default=0,
+        )
+
+    def _excess_with(self, place: Place, placed: Sequence[_Placed]) -> float:
         """Return the excess of a layer that carries modules.
 
         Several may each save what is there at the worst moment anyway, which lowers the excess,
@@ -138,11 +198,11 @@ class Predictor:
         """
         base = self._excess[place]
         changes = [0.0]
-        for module, account in accounts:
-            more = float(account.growth.at(place, module.as_dict())[0])
+        for settings, account in placed:
+            more = float(account.growth.at(place, settings)[0])
             changes += [
                 excess[place] + more - base
-                for excess in account.excesses(module)
+                for excess in account.excesses(settings)
                 if place in excess
             ]
         return base + max(changes) + min(changes)
@@ -167,7 +227,9 @@ class Predictor:
         """
         by_method: dict[str, list[Module]] = {}
         for module in modules:
-            named = tuple(pair for pair in module.settings if isinstance(pair[1], str | bool))
+            named = tuple(
+                pair for pair in module.settings if isinstance(pair[1], str | bool | tuple)
+            )
             if (module.method, named) not in self._met:
                 self._met.add((module.method, named))
                 by_method.setdefault(module.method, []).append(module)
@@ -175,26 +237,30 @@ class Predictor:
             if on_method is not None:
                 on_method(number, len(by_method), method)
             for module in found:
-                self._account(module)
+                self._placement(module)
 
     def add_up(self, modules: tuple[Module, ...]) -> Sum:
         """Return what a configuration saves."""
-        accounts = [(module, self._account(module)) for module in modules]
+        placements = [self._placement(module) for module in modules]
+        accounts = [placement.first for placement in placements]
         outside, resident = float(self._head), 0.0
-        by_layer: dict[int, list[tuple[Module, Account]]] = {}
+        by_layer: dict[int, list[_Placed]] = {}
+        trained = [0.0] * self._shape.num_layers
         lowest: int | None = None
-        for module, account in accounts:
-            grown = account.growth.at(OUTSIDE, module.as_dict())
+        for placement in placements:
+            settings, account = placement.first
+            grown = account.growth.at(OUTSIDE, settings)
             outside += account.outside + grown[0]
             resident += account.resident.get(OUTSIDE, 0.0) + grown[1]
             if account.reach is Reach.NOTHING:
                 continue
             if account.reach is Reach.EVERYTHING:
                 lowest = -1
-            for layer in module.layers:
-                if not account.sources(module, self._stack_of(layer)):
+            for layer, placed in placement.by_layer.items():
+                if not placed[1].sources(placed[0], self._stack_of(layer)):
                     continue
-                by_layer.setdefault(layer, []).append((module, account))
+                by_layer.setdefault(layer, []).append(placed)
+                trained[layer] += placement.trained
                 lowest = layer if lowest is None else min(lowest, layer)
         layers = [0.0] * self._shape.num_layers
         if lowest is not None:
@@ -204,7 +270,7 @@ class Predictor:
                 stack = self._stack_of(layer)
                 here = by_layer.get(layer, [])
                 starts = layer == self._stacks[stack].start and stack != bottom
-                key = (stack, starts, layer == lowest, *(module.method for module, _ in here))
+                key = (stack, starts, layer == lowest, *(id(placed) for placed in here))
                 if key not in known:
                     added = self._layer(stack, here, is_lowest=layer == lowest)
                     if stack != bottom:
@@ -213,13 +279,16 @@ class Predictor:
                 layers[layer] = known[key][0]
                 resident += known[key][1]
             outside += self._tail(bottom)
-        kept, worst = self._worst(layers, by_layer, accounts)
+        kept, forth, back, gradients = self._worst(layers, by_layer, trained, accounts)
+        states = [account.state_share for _, account in accounts]
         return Sum(
             held=outside + kept,
-            live=worst,
+            forth=forth,
+            back=back,
+            gradients=gradients,
             layers=tuple(layers),
             resident=resident,
-            state_share=max((a.state_share for _, a in accounts), default=self._head_state_share),
+            state_share=max(states, default=self._head_state_share),
             step_bytes=max((account.step_bytes for _, account in accounts), default=0),
             is_approximate=any(account.is_approximate for _, account in accounts),
         )
@@ -228,21 +297,23 @@ class Predictor:
         """Return the optimiser's state for each byte of a module that trains.
 
         Where this is not the same for tensors of all sizes, the module is built with its own
-        numbers, once for each set of them, on every layer and site.
+        numbers, once for each set of them, on every layer.
         """
-        account = self._account(module)
+        settings, account = self._placement(module).first
         if self._optimizer.is_even or self._accountant is None:
             return account.state_share
-        method, named = self._variant(module)
+        is_fixed = self._is_fixed(module.method, settings)
+        method, named = self._variant(module.method, settings, is_fixed=is_fixed)
         numbers = {
-            dimension.name: module[dimension.name]
+            dimension.name: settings[dimension.name]
             for dimension in get_method(method).dimensions(self._shape)
-            if is_numeric(dimension)
+            if is_numeric(dimension) and dimension.name in settings
         }
         key = (method, named, tuple(sorted(numbers.items())))
         if key not in self._state_shares:
+            chosen = {**dict(named), **numbers}
             try:
-                share = self._accountant.state_share(method, {**dict(named), **numbers})
+                share = self._accountant.state_share(method, chosen, is_fixed=is_fixed)
             except Exception:  # whatever a method does that has no answer on the meta device
                 share = account.state_share
             self._state_shares[key] = share
@@ -253,11 +324,41 @@ class Predictor:
         """Bytes of the optimiser's state for the head."""
         return self._head_state_share * 4 * self._shape.num_head_parameters
 
+    def _placement(self, module: Module) -> _Placement:
+        """Return what a module puts on each layer."""
+        if module not in self._placements:
+            if len(self._placements) >= MOST_PLACEMENTS:
+                self._placements.clear()
+            self._placements[module] = self._new_placement(module)
+        return self._placements[module]
+
+    def _new_placement(self, module: Module) -> _Placement:
+        method = get_method(module.method)
+        layers = module.layers
+        if method.counted_by is not None:
+            count = module[method.counted_by]
+            assert isinstance(count, int)
+            layers = tuple(range(self._shape.num_layers))[-count:]
+        forms: dict[_Settings, _Placed] = {}
+        by_layer: dict[int, _Placed] = {}
+        for layer in layers:
+            settings = dict(method.layer_settings(self._shape, module, layer))
+            form = tuple(sorted(settings.items()))
+            if form not in forms:
+                forms[form] = (settings, self._account(module.method, settings))
+            by_layer[layer] = forms[form]
+        num_bytes = 4.0 * method.num_parameters(self._shape, module)
+        return _Placement(
+            first=next(iter(forms.values())),
+            by_layer=by_layer,
+            trained=num_bytes / max(1, len(layers)),
+        )
+
     def _later(
         self,
         stack: int,
         bottom: int,
-        here: list[tuple[Module, Account]],
+        here: list[_Placed],
         added: tuple[float, float],
         *,
         starts: bool,
@@ -272,22 +373,19 @@ class Predictor:
         from_here = self._layer(stack, here, is_lowest=True)[0] + later.more if here else 0.0
         return max(entered, from_here), added[1]
 
-    def _layer(
-        self, stack: int, here: list[tuple[Module, Account]], *, is_lowest: bool
-    ) -> tuple[float, float]:
+    def _layer(self, stack: int, here: list[_Placed], *, is_lowest: bool) -> tuple[float, float]:
         """Return saved and resident bytes of a layer that carries these modules."""
         extra: dict[Any, int] = {}
         low: dict[Any, int] = {}
         low_bytes = grown = resident = 0.0
-        for module, account in here:
-            settings = module.as_dict()
-            sources = account.sources(module, stack)
+        for settings, account in here:
+            sources = account.sources(settings, stack)
             for source in sources:
                 share = account.shares[stack, source]
                 low.update(share.low)
                 low_bytes = max(low_bytes, share.low_bytes)
                 extra.update(share.extra)
-            if is_lowest and not get_method(module.method).is_placeable:
+            if is_lowest and account.has_lowest:
                 sources = (LOWEST,)
             for source in {*sources, ""} if LOWEST not in sources else {LOWEST}:
                 more = account.growth.at((stack, source), settings)
@@ -296,19 +394,78 @@ class Predictor:
         flow = max(low_bytes, sum(low.values())) if is_lowest else self._flow[stack]
         return flow + sum(extra.values()) + grown, resident
 
-    def _account(self, module: Module) -> Account:
-        variant = self._variant(module)
+    def _account(self, method: str, settings: Mapping[str, Setting]) -> Account:
+        is_fixed = self._is_fixed(method, settings)
+        variant = self._variant(method, settings, is_fixed=is_fixed)
         if variant not in self._accounts:
-            self._accounts[variant] = self._new_account(*variant)
+            self._accounts[variant] = self._new_account(*variant, is_fixed=is_fixed)
         return self._accounts[variant]
 
-    def _new_account(self, method: str, settings: _Settings) -> Account:
+    def _is_fixed(self, method: str, settings: Mapping[str, Setting]) -> bool:
+        """Tell whether a method is to be measured on the very sites it stands on.
+
+        That is where they are a group as spaces name them, or where its sites do not add up.
+        """
+        subsets = [d for d in get_method(method).dimensions(self._shape) if d.kind == "subset"]
+        if all(_is_group(settings[d.name], d.values) for d in subsets):
+            return True
+        if method not in self._entangled:
+            self._entangled[method] = self._is_entangled(method, settings)
+        return self._entangled[method]
+
+    def _is_entangled(self, method: str, settings: Mapping[str, Setting]) -> bool:
+        if self._accountant is None:
+            return False
+        try:
+            return self._accountant.is_entangled(method, settings)
+        except Exception:  # whatever a method does that has no answer on the meta device
+            return False
+
+    def _new_account(self, method: str, settings: _Settings, *, is_fixed: bool) -> Account:
         if self._accountant is None:
             return self._approximate(method)
         try:
-            return self._accountant.account(method, dict(settings))
+            account = self._accountant.account(method, dict(settings), is_fixed=is_fixed)
+            if self._accountant.can_stand_alone(method):
+                return account
+            return self._levelled(account, method, dict(settings), is_fixed=is_fixed)
         except Exception:  # whatever a method does that has no answer on the meta device
             return self._approximate(method)
+
+    def _levelled(
+        self, account: Account, method: str, settings: Mapping[str, Setting], *, is_fixed: bool
+    ) -> Account:
+        """Return an account that gives what is saved in full depth, whichever layer saves it.
+
+        Of a method that stands on every layer or on none.
+        """
+        assert self._accountant is not None
+        if len(self._stacks) > 1 or self._shape.uses_gradient_checkpointing:
+            return account
+        whole = self._accountant.whole
+        corner = self._accountant.everywhere(method, settings, is_fixed=is_fixed)
+        module = replace(corner, layers=tuple(range(self._shape.num_layers)))
+        chosen = Configuration(modules=(module,), learning_rate=1.0)
+        layers, outside = whole.split(whole.step.saved_by_label(whole.step.build(chosen)))
+        placed = (module.as_dict(), account)
+        self._placements[module] = _Placement(
+            first=placed, by_layer=dict.fromkeys(module.layers, placed), trained=0.0
+        )
+        predicted = self.add_up((module,))
+        del self._placements[module]
+        kept = sum(sum(sizes.values()) for sizes in layers.values())
+        more = kept - sum(predicted.layers)
+        elsewhere = sum(outside.values()) - (predicted.held - sum(predicted.layers))
+        where = next((place for place in account.shares if not place[1]), None)
+        if where is None:
+            return replace(account, outside=account.outside + round(more + elsewhere))
+        share = account.shares[where]
+        extra = {**share.extra, (method, "level"): round(more / self._shape.num_layers)}
+        return replace(
+            account,
+            shares={**account.shares, where: replace(share, extra=extra)},
+            outside=account.outside + round(elsewhere),
+        )
 
     @cached_property
     def _accountant(self) -> Accountant | None:
@@ -317,12 +474,14 @@ class Predictor:
         whole = ShallowModel(self._step, is_cut=False)
         return Accountant(self._shallow, whole, self._optimizer)
 
-    def _variant(self, module: Module) -> _Variant:
+    def _variant(self, method: str, given: Mapping[str, Setting], *, is_fixed: bool) -> _Variant:
         """Return the settings that decide which storages there are at all; others at defaults."""
-        settings = module.as_dict()
-        for dimension in get_method(module.method).dimensions(self._shape):
+        settings = dict(given)
+        for dimension in get_method(method).dimensions(self._shape):
             name = dimension.name
             stacked = tuple(v for v in dimension.values if v in PARAMETER_NAMES)
+            if dimension.kind == "subset" and is_fixed:
+                continue
             if dimension.kind == "subset" and stacked:
                 # Stacked experts share one module, so that they cannot be told apart in it.
                 chosen = settings[name]
@@ -330,15 +489,15 @@ class Predictor:
                 settings[name] = tuple(each for each in stacked if each in chosen)
             elif name not in settings or dimension.kind == "subset" or is_numeric(dimension):
                 settings.pop(name, None)
-            elif settings[name] != dimension.default and self._is_flat(module, name):
+            elif settings[name] != dimension.default and self._is_flat(method, name, given[name]):
                 settings[name] = dimension.default
-        return module.method, tuple(sorted(settings.items()))
+        return method, tuple(sorted(settings.items()))
 
-    def _is_flat(self, module: Module, name: str) -> bool:
+    def _is_flat(self, method: str, name: str, value: Setting) -> bool:
         """Tell whether a setting that is no number changes no size, all else at its default."""
-        key = (module.method, name, module[name])
+        key = (method, name, value)
         if key not in self._flat:
-            self._flat[key] = self._sizes_stay(module.method, name, module[name])
+            self._flat[key] = self._sizes_stay(method, name, value)
         return self._flat[key]
 
     def _sizes_stay(self, method: str, name: str, value: Setting) -> bool:
@@ -427,3 +586,10 @@ class Predictor:
     def _bytes_of(self, width: int) -> int:
         """Return the bytes of one number a token and unit of width."""
         return self._step.batch_size * self._step.tokens * width * self._step.dtype.itemsize
+
+
+def _is_group(chosen: Setting, values: Sequence[Any]) -> bool:
+    """Tell whether chosen sites are all there are, or all of one kind."""
+    assert isinstance(chosen, tuple)
+    groups = ({v for v in values if v in names} for names in SITE_GROUPS.values())
+    return set(chosen) == set(values) or any(set(chosen) == group for group in groups)

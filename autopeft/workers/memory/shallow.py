@@ -9,10 +9,10 @@ from typing import Any
 
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.workers.memory.accounting import Label
-from autopeft.workers.memory.accounts import WORST, WORST_LOWEST
+from autopeft.workers.memory.accounts import BACK, BACK_LOWEST, FORTH, FORTH_LOWEST
 from autopeft.workers.memory.depth import layer_of, layer_prefixes, stacks_of
 from autopeft.workers.memory.growth import Place
-from autopeft.workers.memory.step import TrainingStep
+from autopeft.workers.memory.step import BEFORE, StepBytes, TrainingStep
 
 Sizes = Mapping[Label, int]
 
@@ -148,44 +148,97 @@ class ShallowModel:
 
     @cached_property
     def excess(self) -> dict[Place, float]:
-        """What :meth:`excess_of` gives where nothing in the layers trains."""
-        model = self.step.build(Configuration(modules=(), learning_rate=1.0))
-        self.step.first_weight(model, 0).requires_grad_(True)
-        return self.excess_of(model, self.step.saved_by_label(model))
+        """What the worst moments add where one weight trains and nothing else in the layers."""
+        found = self.excess_in(*self._runs[0])
+        for place, stack in enumerate(self.stacks):
+            alone = self.excess_in(*self._runs[stack.top])
+            found[place, FORTH_LOWEST] = alone[place, FORTH]
+            found[place, BACK_LOWEST] = alone[place, BACK]
+        return found
 
-    def excess_of(self, model: Any, saved: Sizes) -> dict[Place, float]:
-        """Return what the worst moments add to what the layers keep, as in ``Account.excess``.
+    @cached_property
+    def _runs(self) -> dict[int, tuple[StepBytes, list[float]]]:
+        """Steps where one weight of a layer trains, and gradients above, by layer."""
+        found = {}
+        for layer in {0, *(stack.top for stack in self.stacks)}:
+            model = self.step.build(Configuration(modules=(), learning_rate=1.0))
+            self.step.first_weight(model, layer).requires_grad_(True)
+            above = self.gradients_above(model)
+            found[layer] = self.step.run(model), above
+        return found
+
+    def excess_of(self, model: Any) -> dict[Place, float]:
+        """Return what the worst moments add to what is kept, as in ``Account.excess``.
 
         That is, while a layer computes, forth or back, beyond what it and the layers below it
-        keep; and outside of the layers, beyond what all of them keep.
+        keep and beyond the gradients of what is above it; and outside of the layers, beyond what
+        all of them keep. Of each stack it is the top layer that counts, and its first layer for
+        the moments in the lowest that gradients reach.
 
         Args:
             model: On this step's shallow model; it is of no use afterwards.
-            saved: What :meth:`TrainingStep.saved_by_label` gives for it.
         """
-        layers, _ = self.split(saved)
-        kept = kept_bytes(
-            [sum(layers.get(n, {}).values()) for n in range(self.shape.num_layers)],
-            self.step.layer_output_bytes if self.step.shape.uses_gradient_checkpointing else None,
-        )
-        worst = self.step.run(model).by_layer
-        excess: dict[Place, float] = {(-1, WORST): worst.get(None, 0) - sum(kept)}
+        above = self.gradients_above(model)
+        return self.excess_in(self.step.run(model), above)
+
+    def excess_in(self, run: StepBytes, above: Sequence[float]) -> dict[Place, float]:
+        """Return the same for a step that ran.
+
+        Args:
+            run: It.
+            above: What :meth:`gradients_above` returned before.
+        """
+        kept = [float(run.kept.get(n, 0)) for n in range(self.shape.num_layers)]
+        if self.shape.uses_gradient_checkpointing:
+            passed = [float((n, False) in run.sections) for n in range(self.shape.num_layers)]
+            kept = kept_bytes(passed, self.step.layer_output_bytes)
+        all_kept = sum(kept)
+        outside = [run.sections.get((layer, True), 0) for layer in (None, BEFORE)]
+        excess: dict[Place, float] = {
+            (-1, FORTH): max(outside) - all_kept,
+            (-1, BACK): run.sections.get((None, False), 0) - all_kept,
+        }
         for place, stack in enumerate(self.stacks):
-            for source, layer in ((WORST_LOWEST, stack.start), (WORST, stack.top)):
-                excess[place, source] = worst.get(layer, 0) - sum(kept[: layer + 1])
+            for forth, back, layer in (
+                (FORTH_LOWEST, BACK_LOWEST, stack.start),
+                (FORTH, BACK, stack.top),
+            ):
+                below = sum(kept[: layer + 1])
+                excess[place, forth] = run.sections.get((layer, True), 0) - below
+                backward = run.sections.get((layer, False))
+                if backward is None:  # gradients do not come here
+                    excess[place, back] = excess[place, forth]
+                else:
+                    excess[place, back] = backward - below - above[layer]
         return excess
 
-    @cached_property
-    def entry(self) -> int:
-        """What :meth:`entry_of` gives where the head alone trains."""
-        return self.entry_of(self.bare, self.head_only)
+    def entry(self, run: StepBytes) -> float:
+        """Return the bytes kept of what the first layer takes in, which no layer makes."""
+        if self.shape.uses_gradient_checkpointing:
+            return 0.0
+        anyway = self._runs[self.stacks[0].top][0].kept.get(BEFORE, 0)
+        return float(run.kept.get(BEFORE, 0) - anyway)
 
-    def entry_of(self, model: Any, saved: Sizes) -> int:
-        """Return the bytes saved of what the first layer takes in, which no layer makes."""
-        order = {name: number for number, (name, _) in enumerate(model.named_modules())}
-        first = min(number for name, number in order.items() if self.layer_of(name) is not None)
-        _, outside = self.split(saved)
-        return sum(size for (scope, _), size in outside.items() if 0 < order.get(scope, 0) < first)
+    def gradients_above(self, model: Any) -> list[float]:
+        """Return the bytes of gradients that are there when the backward pass enters each layer.
+
+        Those of the head and of the layers above it, and where a batch is computed in parts all.
+        """
+        layers: dict[int, list[int]] = {}
+        sizes: dict[int, int] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            if parameter.requires_grad:
+                layer = self.layer_of(name)
+                is_head = any(f".{path}." in f".{name}" for path in self.shape.head_paths)
+                place = (self.shape.num_layers if is_head else -1) if layer is None else layer
+                layers.setdefault(id(parameter), []).append(place)
+                sizes[id(parameter)] = parameter.nbytes
+        if self.step.accumulation > 1:
+            return [float(sum(sizes.values()))] * self.shape.num_layers
+        return [
+            float(sum(sizes[key] for key, places in layers.items() if max(places) > layer))
+            for layer in range(self.shape.num_layers)
+        ]
 
     def stack_of(self, layer: int) -> int:
         """Return the place of the stack that a layer of the shallow model is in."""

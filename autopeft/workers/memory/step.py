@@ -33,6 +33,8 @@ from autopeft.workers.tasks.base import TASKS
 SPARE_POSITIONS = 128
 
 _HOOKS_PASSED_BY = "One of the base layers adapted with .* has backward/forward .* hooks set"
+#: Stands for a layer before the first one: where a step computes embeddings.
+BEFORE = -1
 
 #: Whose loss counts.
 LossOf = Literal["task", "model"]
@@ -76,8 +78,10 @@ class StepBytes:
         gradients: All gradients, as they are there at the end.
         gradients_in_forward: Those there are already during the forward pass.
         gradients_in_backward: Those there are at the worst moment of the backward pass.
-        by_layer: The most there is while a layer computes, forth or back, gradients of layers
-            above it included; ``None`` stands for all that is outside the layers.
+        sections: The most there is while a layer computes, by the layer and whether forth or
+            back, gradients included that are there already; ``BEFORE`` stands for what comes
+            before the first layer, ``None`` for all else outside the layers.
+        kept: Bytes of ``held`` by the layer that made them, with the same two names.
     """
 
     forward: int
@@ -86,7 +90,8 @@ class StepBytes:
     gradients: int
     gradients_in_forward: int
     gradients_in_backward: int
-    by_layer: Mapping[int | None, int]
+    sections: Mapping[tuple[int | None, bool], int]
+    kept: Mapping[int | None, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,15 +186,18 @@ class TrainingStep:
             for _ in range(min(2, self.accumulation)):
                 before = sum(p.grad.nbytes for p in trained if p.grad is not None)
                 live.goes_forward = True
+                live.enter_section((BEFORE, True))
                 live.restart()
                 with self._autocast():
                     loss, outputs = self._loss_and_outputs(model)
                 forward, held = live.peak, live.now
+                kept = live.by_section()
                 live.goes_forward = False
+                live.enter_section((None, False))
                 live.restart()
                 loss.backward()  # type: ignore[no-untyped-call]
                 del loss, outputs
-        live.enter_section(None)
+        live.enter_section((None, False))
         gradients = [p.grad for p in trained if p.grad is not None]
         bytes_at_peak = sum(grad.nbytes for grad in gradients if live.was_there_at_peak(grad))
         for parameter in trained:
@@ -201,7 +209,8 @@ class TrainingStep:
             gradients=sum(grad.nbytes for grad in gradients),
             gradients_in_forward=before,
             gradients_in_backward=bytes_at_peak,
-            by_layer=live.sections,
+            sections=live.sections,
+            kept={layer: size for (layer, forth), size in kept.items() if forth},
         )
 
     @contextmanager
@@ -216,15 +225,15 @@ class TrainingStep:
 
             def enter(*_: object, layer: int = layer) -> None:
                 if live.goes_forward:
-                    live.enter_section(layer)
+                    live.enter_section((layer, True))
 
             def leave(_: Any, __: Any, output: Any, layer: int = layer) -> None:
                 if not live.goes_forward:
                     return  # computed a second time
-                live.enter_section(None)
+                live.enter_section((None, True))
                 first = output[0] if isinstance(output, tuple) else output
                 if isinstance(first, torch.Tensor) and first.requires_grad:
-                    first.register_hook(lambda _: live.enter_section(layer))  # type: ignore[no-untyped-call]
+                    first.register_hook(lambda _: live.enter_section((layer, False)))  # type: ignore[no-untyped-call]
 
             handles += [
                 module.register_forward_pre_hook(enter),
@@ -265,6 +274,18 @@ class TrainingStep:
         with torch.no_grad(), live:
             self.loss(model)
         return live.peak
+
+    def frozen_in(self, model: Any, layer: int) -> Iterator[torch.nn.Parameter]:
+        """Yield the frozen parameters of a layer, matrices first."""
+        prefixes = layer_prefixes(self.shape)
+        found = [
+            parameter
+            for name, parameter in model.named_parameters()
+            if layer_of(name, prefixes) == layer
+            and not parameter.requires_grad
+            and parameter.is_floating_point()
+        ]
+        yield from sorted(found, key=lambda parameter: parameter.ndim < 2)
 
     def first_weight(self, model: Any, layer: int) -> torch.nn.Parameter:
         """Return the frozen weight nearest to the input of a layer."""

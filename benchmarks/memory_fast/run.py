@@ -120,7 +120,7 @@ def compare(model: str, preset: str) -> dict[str, Any]:
         "within_two_percent": int((np.abs(errors) <= 0.02).sum()),
         "fit_seconds": round(seconds["fit"], 1),
         "probe_seconds_each": round(seconds["probes"] / len(sample), 4),
-        "Timed": len(many),
+        "timed": len(many),
         "first_milliseconds_each": round(1e3 * seconds["first"] / len(many), 3),
         "milliseconds_each": round(1e3 * seconds["again"] / len(many), 3),
         "worst": [

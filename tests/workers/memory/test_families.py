@@ -60,7 +60,7 @@ def assert_near(memory: MemoryModel, chosen: Configuration, tolerance: float = T
 def test_a_family_is_predicted(family: str, method: str) -> None:
     memory = memory_of(family)
     # Every layer of T5's decoder is said to keep the encoder's output, which is there once.
-    assert_near(memory, everywhere(memory, method), 0.03 if family == "t5" else TOLERANCE)
+    assert_near(memory, everywhere(memory, method), TOLERANCE)
 
 
 @pytest.mark.parametrize("layers", [(0, 1, 2, 3), (3,)], ids=str)
@@ -72,7 +72,7 @@ def test_stacked_experts_are_predicted(sites: tuple[str, ...], layers: tuple[int
         "lora", layers, rank=8, alpha_ratio=2.0, dora=False, rslora=False, sites=sites
     )
     # Where one layer alone trains, what experts make of the worst moment is not told apart.
-    tolerance = 0.12 if layers == (3,) else TOLERANCE
+    tolerance = 0.07 if layers == (3,) else TOLERANCE
     chosen = Configuration(modules=(module,), learning_rate=1e-3)
     assert_near(memory_of("mixtral"), chosen, tolerance)
 

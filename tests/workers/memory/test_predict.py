@@ -198,7 +198,7 @@ def test_other_encoders_add_up(
     config.num_labels = 3
     memory = memory_of(config)
     chosen = configuration(lora((1, 2), sites=("q", "v", "ffn_in")))
-    assert memory.predict([chosen])[0] == pytest.approx(memory.probe(chosen).total_bytes, rel=0.04)
+    assert memory.predict([chosen])[0] == pytest.approx(memory.probe(chosen).total_bytes, rel=0.03)
     assert not memory._predicted(chosen.modules).is_approximate
 
 

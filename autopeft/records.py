@@ -44,6 +44,7 @@ KNOWN_COST_NAMES = (
 #: What only training tells; a trial's last measurement holds it among its metrics.
 MEASURED_COST_NAMES = (TRAIN_SECONDS, RETENTION)
 COST_NAMES = KNOWN_COST_NAMES + MEASURED_COST_NAMES
+COSTS_IN_BYTES = (TRAIN_MEMORY_BYTES, ADAPTER_FILE_BYTES)
 
 
 class TrialStatus(StrEnum):

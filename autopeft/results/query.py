@@ -23,6 +23,7 @@ from autopeft.naming import or_nearest
 from autopeft.records import (
     ADAPTER_FILE_BYTES,
     COST_NAMES,
+    COSTS_IN_BYTES,
     INFERENCE_EXTRA_FLOPS,
     NUM_ADAPTER_PARAMETERS,
     NUM_TRAINABLE_PARAMETERS,
@@ -57,7 +58,6 @@ SHORT_NAMES: Mapping[str, str] = {
     **dict.fromkeys(("flops", "extra_flops"), INFERENCE_EXTRA_FLOPS),
     **dict.fromkeys(("seconds", "time", "training_time"), TRAIN_SECONDS),
 }  # fmt: skip
-SIZES_IN_BYTES = (TRAIN_MEMORY_BYTES, ADAPTER_FILE_BYTES)
 COUNTS = (NUM_TRAINABLE_PARAMETERS, NUM_ADAPTER_PARAMETERS, INFERENCE_EXTRA_FLOPS)
 
 #: A name, a relation and a bound; signs that are not a relation are taken too, to say so.
@@ -276,7 +276,7 @@ def memory_text(answer: Answer) -> str | None:
 
 def value_text(name: str, value: float) -> str:
     """Write a cost or a metric for people, in a unit that a query takes too."""
-    if name in SIZES_IN_BYTES:
+    if name in COSTS_IN_BYTES:
         return bytes_text(value)
     if name in COUNTS:
         return count_text(value)
@@ -330,14 +330,14 @@ def _bound(name: str, text: str) -> float:
     if re.fullmatch(r"0+(\.0*)?", plain):
         return 0.0
     try:
-        if name in SIZES_IN_BYTES:
+        if name in COSTS_IN_BYTES:
             return float(parse_bytes(plain))
         if name in COUNTS:
             return parse_count(plain)
         found = float(plain.casefold().removesuffix("s") if name == TRAIN_SECONDS else plain)
     except ValueError as error:
         expected = f"expected a number such as 0.25, got {text!r}"
-        is_size = name in (*SIZES_IN_BYTES, *COUNTS)
+        is_size = name in (*COSTS_IN_BYTES, *COUNTS)
         raise AutopeftError(
             f"--where: {name}: {error if is_size else expected}", hint=_HINT
         ) from error

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from autopeft.records import COSTS_IN_BYTES
 from autopeft.service.job_checks import is_data_file
 from autopeft.service.job_problems import show
 from autopeft.sizes import parse_bytes, parse_count
@@ -67,17 +68,38 @@ class BudgetSettings(Settings):
         return self
 
 
-def _number_of_size(value: Any) -> Any:
-    """Read a limit given as text: ``24GiB``, ``2M``."""
-    if not isinstance(value, str):
+def _limits_in_units(value: Any) -> Any:
+    """Read the limits given as text: ``24GiB`` of what is in bytes, ``2M`` of all else."""
+    if not isinstance(value, Mapping):
         return value
+    read = {}
+    for name, limits in value.items():
+        read[name] = limits
+        if isinstance(limits, Mapping):
+            read[name] = {key: _number(name, limit) for key, limit in limits.items()}
+    return read
+
+
+def _number(name: str, limit: Any) -> Any:
+    """Return a limit as a number; as it is where its text does not suit the cost."""
+    if not isinstance(limit, str):
+        return limit
     try:
-        return parse_count(value)
+        return float(parse_bytes(limit)) if name in COSTS_IN_BYTES else parse_count(limit)
     except ValueError:
-        return float(parse_bytes(value))
+        return limit
 
 
-_Limit = Annotated[float, BeforeValidator(_number_of_size, json_schema_input_type=float | str)]
+def _refuse_text(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError(
+            f"expected a number such as 2M, or a size such as 24GiB for a cost in bytes, got "
+            f"{show(value)}"
+        )
+    return value
+
+
+_Limit = Annotated[float, BeforeValidator(_refuse_text, json_schema_input_type=float | str)]
 
 
 class LimitSettings(Settings):
@@ -136,7 +158,7 @@ class JobSettings(Settings):
         description="One metric and the costs to trade it against; default: the task's own "
         "metric, num_trainable_parameters and train_memory_bytes.",
     )
-    constraints: dict[str, LimitSettings] = Field(
+    constraints: Annotated[dict[str, LimitSettings], BeforeValidator(_limits_in_units)] = Field(
         {},
         description="Limits a trial must keep to be on the front, by cost or metric: "
         "{train_memory_bytes: {max: 8GiB}}.",

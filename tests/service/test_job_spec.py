@@ -335,20 +335,34 @@ def test_what_is_wrong_with_a_job_file_is_told_before_anything_heavy_is_imported
 
 
 @pytest.mark.parametrize(
-    ("written", "limit"),
-    [("24GiB", 24 * 2**30), ("2M", 2e6), ("0.5k", 500.0), (8e9, 8e9), ("1.5 GB", 1.5e9)],
+    ("name", "written", "limit"),
+    [
+        ("train_memory_bytes", "24GiB", 24 * 2**30),
+        ("adapter_file_bytes", "1.5 GB", 1.5e9),
+        ("train_memory_bytes", 8e9, 8e9),
+        ("num_trainable_parameters", "2M", 2e6),
+        ("inference_extra_flops", "0.5k", 500.0),
+    ],
 )
-def test_limits_take_units(written: Any, limit: float) -> None:
-    spec = parse(constraints={"train_memory_bytes": {"max": written}})
-    assert spec.constraints["train_memory_bytes"].max == limit
+def test_limits_take_units(name: str, written: Any, limit: float) -> None:
+    spec = parse(constraints={name: {"max": written}})
+    assert spec.constraints[name].max == limit
     # What is stored with the job is read again on a resume.
     assert JobSpec.from_json(spec.to_json()).constraints == spec.constraints
 
 
-@pytest.mark.parametrize("written", ["24Gi", "lots", "GiB"])
-def test_limits_in_unknown_units_are_refused(written: str) -> None:
-    with pytest.raises(InvalidJobError, match=r"constraints.train_memory_bytes.max: expected a si"):
-        parse(constraints={"train_memory_bytes": {"max": written}})
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("train_memory_bytes", "24Gi"),
+        ("train_memory_bytes", "lots"),
+        ("train_memory_bytes", "2M"),
+        ("num_trainable_parameters", "2GiB"),
+    ],
+)
+def test_limits_in_unsuitable_units_are_refused(name: str, written: str) -> None:
+    with pytest.raises(InvalidJobError, match=rf"constraints.{name}.max: expected a number such"):
+        parse(constraints={name: {"max": written}})
 
 
 @pytest.mark.parametrize("name", ["llama-70b", "qwen2-0.5b"])

@@ -221,7 +221,8 @@ class MemoryModel:
         forth = earlier + round(max(added.forth, self._predictor.frozen_forward))
         gradients = 0 if earlier else round(added.gradients)
         back = earlier + round(added.back) - (round(added.gradients) - gradients)
-        step = adapter + max(self._optimizer.together * adapter, added.step_bytes)
+        together = self._optimizer.together if self._step.device == "cuda" else 0
+        step = adapter + max(together * adapter, added.step_bytes)
         return _worst(
             {
                 "forward": (earlier, held, forth),

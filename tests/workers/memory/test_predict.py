@@ -216,3 +216,17 @@ def test_it_tells_which_method_it_accounts_for(
     assert predict(CASES["lora"], CASES["ia3"], CASES["lora"]) == lora_then_ia3
     assert predict((lora(rank=3),), CASES["ia3"]) == []
     assert predict(CASES["dora"], CASES["beft"]) == [(1, 2, "lora"), (2, 2, "beft")]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_step_of_a_large_adapter_is_predicted_on_either_device(
+    config: Any, memory_of: Callable[..., MemoryModel], device: str
+) -> None:
+    """The optimiser's step is the peak; on the CPU it updates one parameter after the other."""
+    memory = memory_of(config, device=device, batch_size=1)
+    chosen = configuration(
+        lora(tuple(range(4)), rank=64, sites=("q", "k", "v", "ffn_in", "ffn_out"))
+    )
+    probed = memory.probe(chosen)
+    assert probed.phase == "optimizer"
+    assert memory.predict([chosen])[0] == pytest.approx(probed.total_bytes, rel=0.03)

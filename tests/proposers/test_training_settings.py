@@ -10,21 +10,11 @@ from autopeft.records import TrialStatus
 from autopeft.search_spaces.space import load_space
 from tests.proposers.contract import build, play, state_of
 from tests.proposers.synthetic_job import Landscape, bert_shape
+from tests.search_spaces.fixed_methods import METHODS
 
 #: LoRA under six settings, a prefix under the three of them without checkpointing.
 SMALL_SPACE: dict[str, Any] = {
-    "methods": {
-        "lora": {
-            "rank": 4,
-            "alpha_ratio": 1,
-            "sites": "all",
-            "dora": False,
-            "rslora": False,
-            "placement": "all",
-            "learning_rate": 0.001,
-        },
-        "prefix": {"prefix_length": 4, "learning_rate": 0.01},
-    },
+    "methods": METHODS,
     "training": {"gradient_checkpointing": [False, True], "batch_size": [8, 16, 64]},
 }
 

@@ -20,22 +20,10 @@ from autopeft.search_spaces.method import METHODS as METHOD_CLASSES
 from autopeft.search_spaces.method import Method
 from autopeft.search_spaces.space import SearchSpace, check_space, load_space, lora_sweep_space
 from autopeft.search_spaces.training_domain import JobTraining, Scalar, TrainingDomain
+from tests.search_spaces.fixed_methods import METHODS
 from tests.search_spaces.shapes import bert_shape
 
 SHAPE = bert_shape()
-#: One module of each method, so that nothing varies but what a test makes vary.
-METHODS: dict[str, Any] = {
-    "lora": {
-        "rank": 4,
-        "alpha_ratio": 1,
-        "sites": "all",
-        "dora": False,
-        "rslora": False,
-        "placement": "all",
-        "learning_rate": 0.001,
-    },
-    "prefix": {"prefix_length": 4, "learning_rate": 0.01},
-}
 CHECKPOINTING: dict[str, Any] = {"gradient_checkpointing": [False, True]}
 PARTS: dict[str, Any] = {"batch_size": [2, 4], "gradient_accumulation": [1, 4]}
 

@@ -322,11 +322,13 @@ class Proposal:
         origin: Where it came from: ``portfolio``, ``portfolio:lora-sweep``, ``sobol``,
             ``lora-sweep``, ``mobo``, ...
         turned_down: Names of the limits without which another one would have been proposed.
+        seed: What the trial is seeded with; None stands for the job's own seed.
     """
 
     configuration: Configuration
     origin: str
     turned_down: tuple[str, ...] = ()
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -402,12 +404,15 @@ class Measurement:
         step: Optimiser steps done.
         score: The search-validation metric, oriented so that more is better.
         metrics: Every metric of the task by name, in its own orientation, and
-            ``train_loss``, the mean training loss since the previous measurement.
+            ``train_loss``, the mean training loss since the previous measurement;
+            ``branch_steps`` where what was scored is a branch: steps on top of the trial's own.
         seconds: Wall-clock seconds this segment took (training and evaluation).
         memory_bytes: Measured peak where there is one, else None; see ``memory``.
         checkpoint: Name of the checkpoint at ``step``.
         memory: The same peak and what is known besides; on the CPU of the first measurement
             of a trial alone. None in jobs of versions that did not keep it.
+        cpu_seconds: Processor time the segment took, all threads together, which a busy machine
+            does not stretch as it does ``seconds``; None where it is not known.
     """
 
     trial: int
@@ -418,6 +423,7 @@ class Measurement:
     memory_bytes: int | None
     checkpoint: str
     memory: MeasuredMemory | None = None
+    cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from autopeft.workers.openmp import share_cores
 
 if TYPE_CHECKING:
     from autopeft.records import ModelShape
-    from autopeft.workers.settings import Attention
+    from autopeft.workers.settings import Attention, SavedActivations
 
 _BAR = 30
 #: When the peak is.
@@ -51,6 +51,7 @@ class Step:
     gradient_checkpointing: bool = False
     quantization: str | None = None
     attention: Attention = "auto"
+    saved_activations: SavedActivations = "full"
     task: str = "causal-lm"
     device: Literal["cuda", "cpu"] = "cuda"
 
@@ -110,6 +111,7 @@ def prediction(model: str, peft: Path | None, step: Step) -> dict[str, Any]:
             device=step.device,
             optimizer=step.optimizer,
             attention=step.attention,
+            saved_activations=step.saved_activations,
             loss_of="model",
             in_float32=False,
         )
@@ -139,9 +141,10 @@ def _assumed(step: Step) -> str:
     """Say what the step is like, flags that were left out included."""
     weights = f"{step.quantization} base" if step.quantization else f"{step.dtype} base"
     checkpointing = " with gradient checkpointing" if step.gradient_checkpointing else ""
+    packed = ", activations in 4 bits" if step.saved_activations == "4bit" else ""
     return (
         f"one step of {step.task} on {step.device}: batch of {step.batch_size}, {step.tokens} "
-        f"tokens an example, {weights}, {step.optimizer}{checkpointing}"
+        f"tokens an example, {weights}, {step.optimizer}{checkpointing}{packed}"
     )
 
 

@@ -14,7 +14,7 @@ budget      limits that replace those of the job, by name
 proposal    trial, configuration, seed, origin, costs, turned_down    proposal/n
 segment     trial, from_step, to_step, checkpoint, attempt
 measurement trial, step, score, metrics, seconds, memory_bytes,       measurement/n/step
-            memory, checkpoint
+            memory, checkpoint, cpu_seconds
 failure     trial, from_step, to_step, kind, message, attempt,
             least_memory_bytes
 limits      what each limit leaves out of the space                   limits
@@ -52,6 +52,7 @@ from autopeft.records import (
     TrialStatus,
 )
 from autopeft.results.front import ObjectiveScale
+from autopeft.results.live_trials import LiveTrials
 from autopeft.results.store import Entry
 from autopeft.search_spaces.configuration import Configuration
 
@@ -166,37 +167,121 @@ class LogFolder:
 
     ``add`` takes entries in order; one that was folded before is passed over, so that the
     answer of a ``Store.append`` that wrote nothing new can be added too.
+
+    Attributes named as those of :class:`JobLog` hold the same, and change as entries are added:
+    what a driver asks at every entry costs no copy of the job, as ``state`` does.
     """
 
     def __init__(self) -> None:
-        self._log = JobLog()
-        self._snapshot: JobLog | None = self._log
+        self.spec: Mapping[str, Any] | None = None
+        self.versions: Mapping[str, str] = {}
+        self.prepared: Mapping[str, Any] | None = None
+        self.scale: ObjectiveScale | None = None
+        self.budget: Mapping[str, float] = {}
+        self.runs: tuple[str, ...] = ()
+        self.busy_seconds = 0.0
+        self.timing: Mapping[str, Any] | None = None
+        self.limits: tuple[Mapping[str, Any], ...] | None = None
+        self.total_steps = 0
+        self.end_reason: str | None = None
+        self.num_entries = 0
+        self.started: float | None = None
+        self.updated: float | None = None
+        self._snapshot: JobLog | None = None
         self._states: dict[int, TrialState] = {}
+        self._trials = LiveTrials(self._states)
         self._due: set[int] = set()
         self._undecided: set[int] = set()
         self._submitted: dict[int, Segment] = {}
         self._failed: dict[int, SegmentFailed] = {}
         self._charged: set[int] = set()
+        self._paused: set[int] = set()
         self._spent: dict[str, float] = {}
         #: Reasons of the trials that were paused when the job ended.
         self._ended: dict[int, str] = {}
 
     @property
     def state(self) -> JobLog:
-        """The job as it stands after the last entry."""
+        """The job as it stands after the last entry: a snapshot."""
         if self._snapshot is None:
-            self._snapshot = replace(
-                self._log,
+            self._snapshot = JobLog(
+                spec=self.spec,
+                versions=self.versions,
+                prepared=self.prepared,
+                scale=self.scale,
+                budget=self.budget,
                 states=dict(self._states),
-                resumable=tuple(sorted(self._ended)),
-                due=tuple(sorted(self._due)),
-                undecided=tuple(sorted(self._undecided)),
-                unfinished=tuple(self._submitted[key] for key in sorted(self._submitted)),
-                failures=tuple(self._failed[key] for key in sorted(self._failed)),
-                charged=tuple(sorted(self._charged)),
+                resumable=self.resumable,
+                due=self.due,
+                undecided=self.undecided,
+                unfinished=self.unfinished,
+                failures=self.failures,
+                runs=self.runs,
                 spent=dict(self._spent),
+                busy_seconds=self.busy_seconds,
+                charged=self.charged,
+                timing=self.timing,
+                limits=self.limits,
+                total_steps=self.total_steps,
+                end_reason=self.end_reason,
+                num_entries=self.num_entries,
+                started=self.started,
+                updated=self.updated,
             )
         return self._snapshot
+
+    @property
+    def states(self) -> Mapping[int, TrialState]:
+        """Trials by number; never to be changed."""
+        return self._states
+
+    @property
+    def trials(self) -> LiveTrials:
+        """States in the order of proposal."""
+        return self._trials
+
+    @property
+    def resumable(self) -> tuple[int, ...]:
+        """See :class:`JobLog`."""
+        return tuple(sorted(self._ended))
+
+    @property
+    def due(self) -> tuple[int, ...]:
+        """See :class:`JobLog`."""
+        return tuple(sorted(self._due))
+
+    @property
+    def undecided(self) -> tuple[int, ...]:
+        """See :class:`JobLog`."""
+        return tuple(sorted(self._undecided))
+
+    @property
+    def unfinished(self) -> tuple[Segment, ...]:
+        """See :class:`JobLog`."""
+        return tuple(self._submitted[number] for number in sorted(self._submitted))
+
+    @property
+    def failures(self) -> tuple[SegmentFailed, ...]:
+        """See :class:`JobLog`."""
+        return tuple(self._failed[number] for number in sorted(self._failed))
+
+    @property
+    def charged(self) -> tuple[int, ...]:
+        """See :class:`JobLog`."""
+        return tuple(sorted(self._charged))
+
+    @property
+    def has_paused(self) -> bool:
+        """Whether a trial is paused."""
+        return bool(self._paused)
+
+    def is_due(self, number: int) -> bool:
+        """Tell whether the next segment of a trial is decided on but not yet recorded."""
+        return number in self._due
+
+    def spent_seconds_before(self, run: str) -> float:
+        """Return the seconds of all runs but ``run``."""
+        return math.fsum(seconds for key, seconds in self._spent.items() if key != run)
 
     def add(self, entry: Entry) -> None:
         """Take in one entry.
@@ -204,10 +289,10 @@ class LogFolder:
         Raises:
             JobFolderError: the entry cannot be understood.
         """
-        if entry.number <= self._log.num_entries:
+        if entry.number <= self.num_entries:
             return
-        assert entry.number == self._log.num_entries + 1, (
-            f"entry {entry.number} after entry {self._log.num_entries}: entries were left out"
+        assert entry.number == self.num_entries + 1, (
+            f"entry {entry.number} after entry {self.num_entries}: entries were left out"
         )
         fold_kind = getattr(self, f"_add_{entry.kind}", None)
         try:
@@ -218,34 +303,29 @@ class LogFolder:
                 f"entry {entry.number} ({entry.kind}) of the log cannot be read: {error!r}",
                 hint="open the job with the AutoPEFT version that wrote it",
             ) from error
-        self._update(
-            num_entries=entry.number,
-            updated=entry.time,
-            started=entry.time if self._log.started is None else self._log.started,
-        )
-
-    def _update(self, **changes: Any) -> None:
-        self._log = replace(self._log, **changes)
+        self.num_entries = entry.number
+        self.updated = entry.time
+        if self.started is None:
+            self.started = entry.time
         self._snapshot = None
 
     def _add_job(self, entry: Entry, data: Mapping[str, Any]) -> None:
-        self._update(spec=dict(data["spec"]), versions=dict(data["versions"]))
+        self.spec, self.versions = dict(data["spec"]), dict(data["versions"])
 
     def _add_run(self, entry: Entry, data: Mapping[str, Any]) -> None:
-        if entry.run not in self._log.runs:
-            self._update(runs=(*self._log.runs, entry.run))
-        if self._log.end_reason is not None:
-            self._update(end_reason=None)
+        if entry.run not in self.runs:
+            self.runs = (*self.runs, entry.run)
+        if self.end_reason is not None:
+            self.end_reason = None
             for number, reason in self._ended.items():
                 self._change(number, status=TrialStatus.PAUSED, reason=reason)
             self._ended.clear()
 
     def _add_prepared(self, entry: Entry, data: Mapping[str, Any]) -> None:
-        scale = ObjectiveScale.from_json(data["scale"])
-        self._update(prepared=dict(data), scale=scale)
+        self.prepared, self.scale = dict(data), ObjectiveScale.from_json(data["scale"])
 
     def _add_budget(self, entry: Entry, data: Mapping[str, Any]) -> None:
-        self._update(budget={**self._log.budget, **data})
+        self.budget = {**self.budget, **data}
 
     def _add_proposal(self, entry: Entry, data: Mapping[str, Any]) -> None:
         trial = Trial(
@@ -256,7 +336,7 @@ class LogFolder:
             costs=Costs(**data["costs"]),
             turned_down=tuple(data.get("turned_down", ())),
         )
-        self._states[trial.number] = TrialState(trial=trial, status=TrialStatus.PROPOSED)
+        self._trials.put(TrialState(trial=trial, status=TrialStatus.PROPOSED))
         self._due.add(trial.number)
 
     def _add_segment(self, entry: Entry, data: Mapping[str, Any]) -> None:
@@ -275,7 +355,7 @@ class LogFolder:
         self._clear(number)
         self._undecided.add(number)
         self._change(number, curve=(*state.curve, measurement))
-        self._update(total_steps=self._log.total_steps + max(0, measurement.step - begun))
+        self.total_steps += max(0, measurement.step - begun)
         self._add_busy(entry, {"busy_seconds": data.get("busy_seconds", data["seconds"])})
 
     def _add_failure(self, entry: Entry, data: Mapping[str, Any]) -> None:
@@ -309,26 +389,25 @@ class LogFolder:
         self._change(number, status=status, reason=str(data["reason"]) if has_reason else "")
 
     def _add_limits(self, entry: Entry, data: Mapping[str, Any]) -> None:
-        self._update(limits=tuple(data["limits"]))
+        self.limits = tuple(data["limits"])
 
     def _add_timing(self, entry: Entry, data: Mapping[str, Any]) -> None:
-        self._update(timing=dict(data))
+        self.timing = dict(data)
         self._add_busy(entry, data)
 
     def _add_busy(self, entry: Entry, data: Mapping[str, Any]) -> None:
+        seconds = float(data.get("busy_seconds") or 0.0)
         if entry.kind == "busy":
             self._charged.add(int(data["trial"]))
-        seconds = float(data.get("busy_seconds") or 0.0)
-        self._update(busy_seconds=self._log.busy_seconds + seconds)
+        self.busy_seconds += seconds
 
     def _add_spent(self, entry: Entry, data: Mapping[str, Any]) -> None:
         self._spent[entry.run] = float(data["seconds"])
 
     def _add_end(self, entry: Entry, data: Mapping[str, Any]) -> None:
-        self._update(end_reason=str(data["reason"]))
-        for number, state in self._states.items():
-            if state.status is TrialStatus.PAUSED:
-                self._ended[number] = state.reason
+        self.end_reason = str(data["reason"])
+        for number in sorted(self._paused):
+            self._ended[number] = self._states[number].reason
         for number, reason in self._ended.items():
             detail = f": {reason}" if reason else ""
             text = f"still paused when the job ended{detail}"
@@ -352,7 +431,12 @@ class LogFolder:
         self._charged.discard(number)
 
     def _change(self, number: int, **changes: Any) -> None:
-        self._states[number] = replace(self._states[number], **changes)
+        state = replace(self._states[number], **changes)
+        self._states[number] = state
+        if state.status is TrialStatus.PAUSED:
+            self._paused.add(number)
+        else:
+            self._paused.discard(number)
 
 
 def fold(entries: Iterable[Entry]) -> JobLog:
@@ -401,6 +485,7 @@ def measurement_data(measurement: Measurement) -> dict[str, Any]:
         "memory_bytes": measurement.memory_bytes,
         "memory": None if measurement.memory is None else measurement.memory.to_json(),
         "checkpoint": measurement.checkpoint,
+        "cpu_seconds": measurement.cpu_seconds,
     }
 
 
@@ -415,6 +500,7 @@ def read_measurement(data: Mapping[str, Any]) -> Measurement:
         memory_bytes=None if data["memory_bytes"] is None else int(data["memory_bytes"]),
         checkpoint=str(data["checkpoint"]),
         memory=MeasuredMemory(**data["memory"]) if data.get("memory") else None,
+        cpu_seconds=data.get("cpu_seconds"),
     )
 
 

@@ -78,7 +78,7 @@ def left_out_text(limit: Mapping[str, Any]) -> str:
     if not limit["left_out"]:
         return "leaves nothing of the space out"
     alone = limit["left_out_alone"]
-    others = f", {alone:.0%} on its own" if alone < limit["left_out"] else ""
+    others = f", {alone:.0%} that no other limit does" if alone < limit["left_out"] else ""
     return f"leaves {limit['left_out']:.0%} of the space out{others}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from autopeft.results.store import Entry, Store, from_text, overtaken, to_text
@@ -15,9 +15,13 @@ class MemoryStore(Store):
     """Keep the log in a list; everything of the contract but durability holds.
 
     Threads of one process may share it as long as one of them writes.
+
+    Args:
+        clock: Gives entries their time; of a simulation, virtual seconds since it began.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self.clock = clock
         self._entries: list[Entry] = []
         self._facts: dict[str, Entry] = {}
 
@@ -54,6 +58,6 @@ class MemoryStore(Store):
     def _add(self, run: str, kind: str, data: Mapping[str, Any]) -> Entry:
         number = len(self._entries) + 1
         plain = from_text(to_text(data), number)
-        entry = Entry(number=number, run=run, kind=kind, data=plain, time=time.time())
+        entry = Entry(number=number, run=run, kind=kind, data=plain, time=self.clock())
         self._entries.append(entry)
         return entry

@@ -35,6 +35,7 @@ SEARCHABLE: Mapping[str, Literal["ordinal", "categorical"]] = {
     CHECKPOINTING: "categorical",
     OPTIMIZER: "categorical",
     "precision": "categorical",
+    "saved_activations": "categorical",
 }
 #: Stands in front of the names of a setting's columns and hyperparameters.
 PREFIX = "training."

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from autopeft.naming import counted
 from autopeft.records import (
@@ -31,28 +31,32 @@ from autopeft.records import (
     SegmentFailed,
     Trial,
     TrialState,
-    TrialStatus,
 )
 from autopeft.results import job_log
-from autopeft.results.front import pareto_front
 from autopeft.results.job_log import JobLog, LogFolder
 from autopeft.results.limits import left_out_text, limit_text
+from autopeft.results.live_front import LiveFront
 from autopeft.results.memory_limit import WORKER_MEMORY
 from autopeft.results.store import Store
 from autopeft.service.job_spec import JobSpec
-from autopeft.service.jobs import JobFolder
-from autopeft.service.last_step import last_step_text
+from autopeft.service.kept_checkpoints import Checkpoints
 from autopeft.service.limits import find_limits
-from autopeft.service.observer import Observer
+from autopeft.service.observer import Observer, wants_log
 from autopeft.service.quote import quote, rungs_of
-from autopeft.service.segment_costs import SegmentCosts, Timed, timings_in
+from autopeft.service.segment_costs import SegmentCosts, Timed, timings_in, timings_of
 from autopeft.service.worker_time import WorkerTime
 
 if TYPE_CHECKING:
-    from autopeft.proposers.base import Proposer
-    from autopeft.service.preparation import Workbench
+    from autopeft.proposers.base import CostFunction, Proposer
+    from autopeft.records import Costs
+    from autopeft.results.front import ObjectiveScale
+    from autopeft.search_spaces.configuration import Configuration
+    from autopeft.search_spaces.space import SearchSpace
     from autopeft.stoppers.base import Stopper
     from autopeft.workers.executors.base import Executor
+
+    #: What proposes and what stops.
+    Parts = tuple[Proposer, Stopper]
 
 #: How long to wait for a worker before looking at the clock again, in seconds.
 POLL_SECONDS = 1.0
@@ -62,83 +66,128 @@ NUM_LOOKED_AT = 64
 NUM_TRIALS_TO_QUOTE = 5
 
 
+class Bench(Protocol):
+    """What a driver works with: a :class:`~autopeft.service.preparation.Workbench`, or less."""
+
+    @property
+    def space(self) -> SearchSpace:
+        """Where to search."""
+
+    @property
+    def scale(self) -> ObjectiveScale:
+        """How the objectives compare."""
+
+    @property
+    def costs(self) -> CostFunction:
+        """Costs of many configurations, predicted quickly."""
+
+    @property
+    def exact_costs(self) -> Callable[[Configuration], Costs]:
+        """Costs of one configuration, by exact accounting."""
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """What a trial may need on a worker; None where nothing limits it."""
+
+    @property
+    def last_step(self) -> str:
+        """What a trial goes through after its last step, for people; "" for nothing."""
+
+
+def make_parts(spec: JobSpec, workbench: Bench) -> Parts:
+    """Return the proposer and the stopper that a job names."""
+    from autopeft.proposers.base import PROPOSERS
+    from autopeft.stoppers.base import STOPPERS
+
+    arguments = common_arguments(spec, workbench)
+    proposer = PROPOSERS.get(spec.proposer)(
+        **arguments, memory_bytes=workbench.memory_bytes, exact_costs=workbench.exact_costs
+    )
+    return proposer, STOPPERS.get(spec.stopper)(**arguments)
+
+
+def common_arguments(spec: JobSpec, workbench: Bench) -> dict[str, Any]:
+    """Return what a job's proposer and its stopper are both given."""
+    return {
+        "space": workbench.space,
+        "scale": workbench.scale,
+        "costs": workbench.costs,
+        "max_steps": spec.training.steps,
+        "seed": spec.seed,
+    }
+
+
 class Driver:
     """One run of the loop.
 
     Args:
         spec: The job, epochs resolved to steps.
-        paths: Its folder.
+        checkpoints: Where its checkpoints are.
         store: Its log, which this run has taken over.
         run: Id of this run.
         observer: Told of all that happens.
         workbench: What was prepared.
         executor: Runs segments.
-        started: When this run began, by ``time.monotonic``.
+        started: When this run began, by ``clock``.
+        parts: What proposes and what stops, where not what the job names.
+        clock: Seconds that never go back.
+        poll_seconds: How long to wait for a worker before looking at the clock again.
     """
 
     def __init__(
         self,
         spec: JobSpec,
-        paths: JobFolder,
+        checkpoints: Checkpoints,
         store: Store,
         run: str,
         observer: Observer,
-        workbench: Workbench,
+        workbench: Bench,
         executor: Executor,
         started: float,
+        parts: Parts | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        poll_seconds: float = POLL_SECONDS,
     ) -> None:
-        from autopeft.proposers.base import PROPOSERS
-        from autopeft.stoppers.base import STOPPERS
-
         self.spec = spec
-        self.paths = paths
+        self.checkpoints = checkpoints
         self.store = store
         self.run = run
         self.observer = observer
         self.workbench = workbench
         self.executor = executor
         self.started = started
-        self.folder = LogFolder()
+        self.clock = clock
+        self.poll_seconds = poll_seconds
+        #: The job as it stands, live; ``log.state`` is a snapshot, which costs a copy of it.
+        self.log = LogFolder()
         self.running: set[int] = set()
-        self.last_step = last_step_text(workbench.plan)
-        arguments: dict[str, Any] = {
-            "space": workbench.space,
-            "scale": workbench.prepared.scale,
-            "costs": workbench.costs,
-            "max_steps": spec.training.steps,
-            "seed": spec.seed,
-        }
-        self.proposer: Proposer = PROPOSERS.get(spec.proposer)(
-            **arguments,
-            memory_bytes=workbench.memory_bytes,
-            exact_costs=workbench.exact_costs,
-        )
-        self.stopper: Stopper = STOPPERS.get(spec.stopper)(**arguments)
+        self.front = LiveFront(workbench.scale)
+        #: Checkpoints of live and paused trials and of front members, by trial.
+        self.needed: dict[int, str] = {}
+        self.is_watched = wants_log(observer)
+        self.last_step = workbench.last_step
+        self.proposer, self.stopper = make_parts(spec, workbench) if parts is None else parts
         for entry in store.read():
-            self.folder.add(entry)
+            self.log.add(entry)
         timed = None if self.log.timing is None else Timed.from_json(self.log.timing)
-        known = timings_in(self.log, spec.training.steps)
+        known = timings_in(self.log.state, spec.training.steps)
         self.segment_costs = SegmentCosts([*(timed.timings if timed else ()), *known])
         self.worker_time = WorkerTime(
             spec,
             self.segment_costs,
             lambda: self.log.busy_seconds,
             startup_seconds=timed.startup_seconds if timed else 0.0,
+            clock=clock,
         )
         self.is_quoted = False
-        for state in self.log.states.values():
+        for state in self.log.trials:
+            self._note_checkpoint(state)
             self.proposer.observe(state)
-
-    @property
-    def log(self) -> JobLog:
-        """The job as it stands."""
-        return self.folder.state
 
     def drive(self) -> JobLog:
         """Work until nothing is left to do within the budget."""
-        from autopeft.workers.checkpoints import remove_leftovers
-
-        remove_leftovers(self.paths.checkpoints)
+        self.checkpoints.remove_leftovers()
         self._collect_garbage()
         self._charge_lost()
         self._quote(needed=0)
@@ -147,7 +196,7 @@ class Driver:
             self._fill()
             if not self.running:
                 break
-            event = self.executor.next_event(self.worker_time.wait_seconds(POLL_SECONDS))
+            event = self.executor.next_event(self.worker_time.wait_seconds(self.poll_seconds))
             if event is not None:
                 self._handle(event)
             elif self.worker_time.is_over:
@@ -155,7 +204,7 @@ class Driver:
                 break
         self._record("end", {"reason": self._end_reason()})
         self._collect_garbage()
-        return self.log
+        return self.log.state
 
     # What to do next -----------------------------------------------------------------
 
@@ -212,10 +261,9 @@ class Driver:
 
     def _promoted_segment(self) -> Segment | None:
         """Return the segment of a paused trial that now deserves one."""
-        states = self._states()
-        if not any(state.status is TrialStatus.PAUSED for state in states):
+        if not self.log.has_paused:
             return None
-        promoted = self.stopper.promote(states)
+        promoted = self.stopper.promote(self.log.trials)
         if promoted is None:
             return None
         number, reason = promoted
@@ -235,7 +283,7 @@ class Driver:
             if not proposals or not self._take(proposals[0]):
                 return None
             self._hold_back(self.log.states[number])
-            if number in self.log.due:
+            if self.log.is_due(number):
                 return self._next_segment(self.log.states[number])
 
     def _take(self, proposal: Proposal) -> bool:
@@ -244,7 +292,7 @@ class Driver:
         trial = Trial(
             number=number,
             configuration=proposal.configuration,
-            seed=self.spec.seed,
+            seed=self.spec.seed if proposal.seed is None else proposal.seed,
             origin=proposal.origin,
             costs=self.workbench.exact_costs(proposal.configuration),
             turned_down=proposal.turned_down,
@@ -263,7 +311,7 @@ class Driver:
     def _next_segment(self, state: TrialState, attempt: int = 0) -> Segment:
         checkpoint = state.checkpoint
         step = state.step
-        if checkpoint is not None and not (self.paths.checkpoints / checkpoint).is_dir():
+        if checkpoint is not None and not self.checkpoints.exists(checkpoint):
             # Losing a checkpoint costs time, never the trial: train from the start again.
             checkpoint, step = None, 0
         return Segment(
@@ -305,7 +353,7 @@ class Driver:
                     {**job_log.failure_data(event), **busy},
                     message=f"trial {number}: {event.kind.value}: {event.message}",
                 )
-        self._record("spent", {"seconds": time.monotonic() - self.started})
+        self._record("spent", {"seconds": self.clock() - self.started})
         self._settle()
         self._quote(needed=NUM_TRIALS_TO_QUOTE)
         self._collect_garbage()
@@ -313,12 +361,11 @@ class Driver:
     def _decide(self, state: TrialState) -> None:
         """Judge a trial that was just measured."""
         if state.step >= self.spec.training.steps:
-            broken = self.workbench.prepared.scale.broken_constraints(state)
+            broken = self.workbench.scale.broken_constraints(state)
             kept_off = f", but not on the front: {'; '.join(broken)}" if broken else ""
             self._record_decision(state, "complete", f"trained to the end{kept_off}")
             return
-        others = [other for other in self._states() if other.trial.number != state.trial.number]
-        decision = self.stopper.decide(state, others)
+        decision = self.stopper.decide(state, self.log.trials.without(state.trial.number))
         self._record_decision(state, decision.action.value, decision.reason)
 
     def _give_up(self, failed: SegmentFailed) -> None:
@@ -345,14 +392,18 @@ class Driver:
     def _record(self, kind: str, data: dict[str, Any], *, message: str | None = None) -> None:
         """Append to the store, then let every reader of the log know."""
         entry = self.store.append(self.run, kind, data, unique=job_log.unique_fact(kind, data))
-        self.folder.add(entry)
+        self.log.add(entry)
         number = data.get("trial")
         if number is not None:
-            self.proposer.observe(self.log.states[number])
-        self.observer.on_log(self.log, message)
+            state = self.log.states[number]
+            self._note_checkpoint(state)
+            self.proposer.observe(state)
+        self._tell(message)
 
-    def _states(self) -> list[TrialState]:
-        return self.log.trials
+    def _tell(self, message: str | None) -> None:
+        """Show the observer the job as it stands, if it looks at it at all."""
+        if self.is_watched:
+            self.observer.on_log(self.log.state, message)
 
     # Budget and room on disk -----------------------------------------------------------
 
@@ -365,7 +416,7 @@ class Driver:
         if budget.steps is not None and self.log.total_steps >= budget.steps:
             return f"the budget of {counted(budget.steps, 'step')} is spent"
         # Earlier runs' last `spent` entries are in the log; this run's is measured live.
-        seconds = self.log.spent_seconds_before(self.run) + time.monotonic() - self.started
+        seconds = self.log.spent_seconds_before(self.run) + self.clock() - self.started
         if budget.minutes is not None and seconds >= 60 * budget.minutes:
             return f"the budget of {counted(budget.minutes, 'minute')} is spent"
         if self.worker_time.is_over:
@@ -382,7 +433,7 @@ class Driver:
         if trials is not None and len(self.log.states) >= trials:
             return f"the budget of {counted(trials, 'trial')} is spent"
         if not self._all_are_allowed():
-            limits = [str(each) for each in self.workbench.prepared.scale.constraints]
+            limits = [str(each) for each in self.workbench.scale.constraints]
             known = self.log.limits or ()
             limits += [limit_text(each) for each in known if each["name"] == WORKER_MEMORY]
             return f"no further configuration keeps {' and '.join(limits)}"
@@ -390,7 +441,7 @@ class Driver:
 
     def _all_are_allowed(self) -> bool:
         """Tell whether constraints leave the space whole, as far as a sample shows."""
-        scale, space = self.workbench.prepared.scale, self.workbench.space
+        scale, space = self.workbench.scale, self.workbench.space
         if not scale.constraints and self.proposer.memory is None:
             return True
         known = [proposal.configuration for proposal in space.portfolio()]
@@ -406,7 +457,7 @@ class Driver:
         found = find_limits(
             workbench.space,
             workbench.costs,
-            workbench.prepared.scale.constraints,
+            workbench.scale.constraints,
             workbench.memory_bytes,
             seed=self.spec.seed,
         )
@@ -414,11 +465,9 @@ class Driver:
             texts = [f"{limit_text(each)}: {left_out_text(each)}" for each in found]
             self._record("limits", {"limits": found}, message="; ".join(texts))
 
-    def _learn_time(self, number: int, expected: float) -> None:
+    def _learn_time(self, number: int, expected: float | None) -> None:
         """Expect of segments to come what the latest one of a trial took."""
-        state = self.log.states[number]
-        alone = replace(self.log, states={number: state})
-        for timing in timings_in(alone, self.spec.training.steps)[-1:]:
+        for timing in timings_of(self.log.states[number], self.spec.training.steps)[-1:]:
             self.segment_costs.add(timing, expected)
 
     def _charge_lost(self) -> None:
@@ -444,9 +493,10 @@ class Driver:
 
     def _quote(self, *, needed: int) -> None:
         """Say once what the job will cost, as soon as enough is known."""
+        if self.is_quoted or not self.is_watched or not len(self.segment_costs):
+            return
         num_measured = sum(bool(state.curve) for state in self.log.trials)
-        timings = self.segment_costs.timings
-        if self.is_quoted or not timings or num_measured < needed:
+        if num_measured < needed:
             return
         if self.log.timing is None and num_measured < NUM_TRIALS_TO_QUOTE:
             return
@@ -455,25 +505,23 @@ class Driver:
         told = quote(
             self.spec,
             rungs_of(self.stopper),
-            timings,
-            log=self.log,
+            self.segment_costs.timings,
+            log=self.log.state,
             # The workers of this run start anew, unless they have worked already.
             startup_seconds=Timed.from_json(timed).startup_seconds if timed and not needed else 0.0,
         )
-        self.observer.on_log(self.log, f"this search: {told}")
+        self._tell(f"this search: {told}")
+
+    def _note_checkpoint(self, state: TrialState) -> None:
+        """Note whether a trial's checkpoint is needed: of a live, a paused or a front member."""
+        for dropped in self.front.add(state):
+            del self.needed[dropped.trial.number]
+        number, checkpoint = state.trial.number, state.checkpoint
+        if checkpoint is not None and (not state.status.is_final or state in self.front):
+            self.needed[number] = checkpoint
+        else:
+            self.needed.pop(number, None)
 
     def _collect_garbage(self) -> None:
         """Remove checkpoints that no live or paused trial and no front member needs."""
-        from autopeft.workers.checkpoints import list_checkpoints, remove_checkpoint
-
-        states = self._states()
-        kept_states = [
-            *(state for state in states if not state.status.is_final),
-            *(state for state in states if state.trial.number in self.log.resumable),
-            *pareto_front(states, self.workbench.prepared.scale),
-        ]
-        keep = {state.checkpoint for state in kept_states}
-        under_way = tuple(f"trial-{number:04d}-" for number in self.running)
-        for name in list_checkpoints(self.paths.checkpoints):
-            if name not in keep and not name.startswith(under_way):
-                remove_checkpoint(self.paths.checkpoints, name)
+        self.checkpoints.keep_only(self.needed.values(), self.running)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,10 @@ from autopeft.results.front import Constraint, number_text
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.search_spaces.method import get_method, num_trained
 from autopeft.search_spaces.space import SearchSpace
+from autopeft.search_spaces.training_domain import CHECKPOINTING
+
+if TYPE_CHECKING:
+    from autopeft.workers.settings import TrainingSettings
 
 #: Adapters are trained and saved as float32, also over a base of half precision.
 BYTES_PER_SAVED_NUMBER = 4
@@ -88,6 +93,7 @@ def check_memory(
     memory: Cost,
     *,
     worker_bytes: int | None = None,
+    training: TrainingSettings | None = None,
 ) -> None:
     """Refuse a limit on predicted memory that no configuration keeps.
 
@@ -96,6 +102,7 @@ def check_memory(
         constraints: The job's; those on other costs are passed over.
         memory: Predicts bytes.
         worker_bytes: What a worker has, where that is known.
+        training: The job's own settings, for the advice on what else would save memory.
 
     Raises:
         InvalidJobError: the limit cannot be kept.
@@ -106,12 +113,31 @@ def check_memory(
             raise InvalidJobError(
                 f"a worker has {worker_bytes / 2**20:,.4g} MiB of memory: the smallest "
                 f"configuration of the space needs about {least / 2**20:,.4g} MiB",
-                hint="raise workers.memory, lower training.batch_size or training.max_tokens, or "
-                "set training.gradient_checkpointing: true or gradient_accumulation",
+                hint=_less_memory(space, training),
             )
     for constraint in constraints:
         if constraint.name == TRAIN_MEMORY_BYTES:
             _check(space, constraint, memory, 0)
+
+
+def _less_memory(space: SearchSpace, training: TrainingSettings | None) -> str:
+    """Say what is left to do about memory: nothing that is done, or searched, already."""
+    searched = space.training.domains
+    sizes = searched["batch_size"].values if "batch_size" in searched else ()
+    batch_size, parts = 2, 1
+    if training is not None:
+        batch_size, parts = training.batch_size, training.gradient_accumulation
+    batch_size = min(sizes, default=batch_size)
+    shorter = "training.max_tokens"
+    if batch_size > 1:
+        listed = "the values of space.training.batch_size" if sizes else "training.batch_size"
+        shorter = f"{listed} or {shorter}"
+    steps = ["raise workers.memory", f"lower {shorter}"]
+    if CHECKPOINTING not in searched and not space.shape.uses_gradient_checkpointing:
+        steps.append("set training.gradient_checkpointing: true")
+    if batch_size > parts and "gradient_accumulation" not in searched:
+        steps.append("raise training.gradient_accumulation")
+    return f"{', '.join(steps[:-1])} or {steps[-1]}"
 
 
 def _known_costs(space: SearchSpace, optimizer: str) -> dict[str, Cost]:

@@ -104,8 +104,9 @@ def _memory_for_nothing(spec: JobSpec) -> list[str]:
     limits = {*(spec.objectives or ()), *spec.constraints, *spec.budget.model_fields_set}
     if not names or limits & {TRAIN_SECONDS, "minutes", "gpu_hours"}:
         return []
+    save = "saves" if len(names) == 1 else "save"
     return [
-        f"the space searches {' and '.join(names)}, which save memory for more time, and time "
+        f"the space searches {' and '.join(names)}, which {save} memory for more time, and time "
         f"does not count: add {TRAIN_SECONDS} to objectives, or fix them under training"
     ]
 
@@ -332,7 +333,9 @@ def _data_files(spec: JobSpec) -> Iterator[Problem]:
             continue
         path, file = ("data", split), spec.base / value
         kind = _kind(file)
-        if kind == "folder":
+        if value.startswith("builtin:"):
+            yield Problem(path, _builtin_for_file(value))
+        elif kind == "folder":
             yield Problem(path, f"{show(value)} is a folder, expected a file")
         elif kind == "missing":
             near = near_file(file, base=spec.base, suffixes=DATA_SUFFIXES)
@@ -349,6 +352,14 @@ def _data_files(spec: JobSpec) -> Iterator[Problem]:
             yield Problem(
                 path, f"{show(value)} is the {other} file too; splits must not share rows"
             )
+
+
+def _builtin_for_file(value: str) -> str:
+    """Say how built-in data are named, which stand in the place of a file."""
+    if value in BUILTIN_DATA:
+        return f"{show(value)} is no file but built-in data: write data: {{name: {value}}}"
+    close = did_you_mean(value, BUILTIN_DATA)
+    return f"{show(value)} is neither a file nor built-in data, which data.name takes{close}"
 
 
 def _kind(path: Path) -> Literal["file", "folder", "missing", "unreachable"]:

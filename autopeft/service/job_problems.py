@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any, cast, get_args, get_origin
@@ -153,7 +153,29 @@ def _problem(found: Mapping[str, Any], model: type[BaseModel]) -> Problem:
         if expected is not None
         else found["msg"].replace("Input should be", "expected")
     )
-    return Problem(path, f"{text}, got {show(value)}")
+    return Problem(path, f"{text}, got {show(value)}{_searched(path, value)}")
+
+
+def _searched(path: KeyPath, value: Any) -> str:
+    """Say where a list of values belongs that stands in the place of a training setting."""
+    if path[0] != "training" or not isinstance(value, list):
+        return ""
+    from autopeft.search_spaces.training_domain import SEARCHABLE
+
+    name = path[-1]
+    if name not in SEARCHABLE:
+        return f"; {name} cannot be searched, of training settings {_listed(SEARCHABLE)} can"
+    values = ", ".join(map(_in_yaml, value))
+    return f"; to search it, write space: {{preset: default, training: {{{name}: [{values}]}}}}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    *others, last = sorted(names)
+    return f"{', '.join(others)} and {last}"
+
+
+def _in_yaml(value: Any) -> str:
+    return value if isinstance(value, str) else show(value)
 
 
 def _suggestion(path: KeyPath, model: type[BaseModel]) -> str:

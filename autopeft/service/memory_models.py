@@ -94,6 +94,7 @@ class MemoryModels:
             settings.gradient_accumulation > 1,
             settings.gradient_checkpointing,
             settings.optimizer,
+            settings.saved_activations,
             *dtypes.values(),
         )
         if key not in self._models:
@@ -113,6 +114,7 @@ class MemoryModels:
                 optimizer=settings.optimizer,
                 accumulation=settings.gradient_accumulation,
                 attention=self._spec.model.attention,
+                saved_activations=settings.saved_activations,
                 **dtypes,
             )
         return self._models[key]

@@ -46,6 +46,11 @@ class SilentObserver:
         """Ignore the change."""
 
 
+def wants_log(observer: Observer) -> bool:
+    """Tell whether an observer looks at the log; a snapshot of a large job takes its time."""
+    return getattr(type(observer), "on_log", None) is not SilentObserver.on_log
+
+
 class PrintingObserver:
     """Print a line for each phase, message and measurement; for notebooks and scripts."""
 

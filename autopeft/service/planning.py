@@ -197,6 +197,7 @@ def make_plan(
                 accumulation=spec.training.gradient_accumulation,
                 optimizer=optimizer,
                 attention=spec.model.attention,
+                saved_activations=spec.training.saved_activations,
                 **dtypes,
             )
         return models[examples]

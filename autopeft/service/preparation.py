@@ -19,6 +19,7 @@ from autopeft.service.feasibility import (
     num_saved_parameters,
 )
 from autopeft.service.job_spec import JobSpec
+from autopeft.service.last_step import last_step_text
 from autopeft.service.limits import worker_memory_bytes
 from autopeft.service.memory_models import MemoryModels
 
@@ -106,6 +107,16 @@ class Workbench:
     is_conversational: bool = False
     memory_bytes: int | None = None
 
+    @property
+    def scale(self) -> ObjectiveScale:
+        """How the objectives compare."""
+        return self.prepared.scale
+
+    @property
+    def last_step(self) -> str:
+        """What a trial goes through after its last step, for people; "" for nothing."""
+        return last_step_text(self.plan)
+
 
 def prepare(
     spec: JobSpec,
@@ -149,6 +160,7 @@ def prepare(
             goal.constraints,
             lambda several: [each.train_memory_bytes for each in costs.predict(several)],
             worker_bytes=memory_bytes,
+            training=found.training,
         )
         ends = (task.chance_score(encoding, goal.metric, data), task.ideal_score(goal.metric))
         scale = _find_scale(

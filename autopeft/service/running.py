@@ -12,9 +12,10 @@ from autopeft.results import job_log
 from autopeft.results.job_log import JobLog
 from autopeft.results.sqlite_store import SqliteStore
 from autopeft.results.store import Store
-from autopeft.service.driver import Driver
+from autopeft.service.driver import Driver, make_parts
 from autopeft.service.job_spec import JobSpec
 from autopeft.service.jobs import JobFolder, recorded_versions
+from autopeft.service.kept_checkpoints import CheckpointFolder
 from autopeft.service.last_step import keep_metric
 from autopeft.service.observer import Observer
 from autopeft.service.segment_costs import time_segments
@@ -23,13 +24,26 @@ from autopeft.service.worker_time import SECONDS_PER_HOUR
 from autopeft.workers.openmp import share_cores
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from autopeft.service.driver import Parts
     from autopeft.service.preparation import Prepared, Workbench
 
+    MakeParts = Callable[[JobSpec, Workbench], Parts]
 
-def run_job(spec: JobSpec, folder: Path, *, observer: Observer) -> JobLog:
+
+def run_job(
+    spec: JobSpec, folder: Path, *, observer: Observer, make_parts: MakeParts = make_parts
+) -> JobLog:
     """Start a job in a new or empty folder and work on it until its budget is spent.
 
     The folder and its first record exist before torch is imported.
+
+    Args:
+        spec: The job.
+        folder: Where it lies.
+        observer: Told of all that happens.
+        make_parts: Makes what proposes and what stops.
 
     Raises:
         AutopeftError: the folder is taken, or data, model or space do not fit the job.
@@ -46,7 +60,7 @@ def run_job(spec: JobSpec, folder: Path, *, observer: Observer) -> JobLog:
             {"spec": spec.to_json(), "versions": recorded_versions()},
             unique="job",
         )
-        return _work(spec, paths, store, run, observer)
+        return _work(spec, paths, store, run, observer, make_parts)
     except AutopeftError:
         # Nothing was found out and nothing is lost: leave no folder in the way of the next try.
         if job_log.fold(store.read()).total_steps == 0:
@@ -58,7 +72,11 @@ def run_job(spec: JobSpec, folder: Path, *, observer: Observer) -> JobLog:
 
 
 def resume_job(
-    folder: Path, *, observer: Observer, budget: dict[str, float] | None = None
+    folder: Path,
+    *,
+    observer: Observer,
+    budget: dict[str, float] | None = None,
+    make_parts: MakeParts = make_parts,
 ) -> JobLog:
     """Continue a job after an interruption or a crash; return at once where it is finished.
 
@@ -67,6 +85,7 @@ def resume_job(
         observer: Told of all that happens.
         budget: Larger limits than the recorded ones, by name (``trials``, ``steps``,
             ``minutes``, ``gpu_hours``); they are recorded and hold from now on.
+        make_parts: Makes what proposes and what stops.
 
     Raises:
         JobFolderError: no job is there, or another driver took it over.
@@ -91,7 +110,7 @@ def resume_job(
         if budget:
             store.append(run, "budget", budget)
         paths.checkpoints.mkdir(exist_ok=True)
-        return _work(spec, paths, store, run, observer)
+        return _work(spec, paths, store, run, observer, make_parts)
     finally:
         store.close()
 
@@ -125,7 +144,14 @@ def begin_run(store: Store) -> str:
     return run
 
 
-def _work(spec: JobSpec, paths: JobFolder, store: Store, run: str, observer: Observer) -> JobLog:
+def _work(
+    spec: JobSpec,
+    paths: JobFolder,
+    store: Store,
+    run: str,
+    observer: Observer,
+    make_parts: MakeParts,
+) -> JobLog:
     """Prepare, then drive until the budget is spent."""
     started = time.monotonic()
     observer.on_phase("loading libraries")
@@ -151,7 +177,9 @@ def _work(spec: JobSpec, paths: JobFolder, store: Store, run: str, observer: Obs
         timed = time_segments(spec, workbench, observer.on_progress, most_seconds=limit)
         store.append(run, "timing", timed.to_json(), unique="timing")
     with create_executor(spec, paths.checkpoints, workbench) as executor:
-        driver = Driver(spec, paths, store, run, observer, workbench, executor, started)
+        parts = make_parts(spec, workbench)
+        kept = CheckpointFolder(paths.checkpoints)
+        driver = Driver(spec, kept, store, run, observer, workbench, executor, started, parts)
         observer.on_phase("searching")
         return driver.drive()
 

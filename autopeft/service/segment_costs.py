@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopeft.errors import WorkerError
-from autopeft.records import TRAIN_SECONDS, Segment, SegmentDone, SegmentFailed, Trial
+from autopeft.records import (
+    TRAIN_SECONDS,
+    Segment,
+    SegmentDone,
+    SegmentFailed,
+    Trial,
+    TrialState,
+)
 from autopeft.search_spaces.configuration import Configuration
 
 if TYPE_CHECKING:
@@ -132,6 +139,9 @@ class SegmentCosts:
         if expected:
             self._errors.append(actual / expected - 1.0)
 
+    def __len__(self) -> int:
+        return len(self._timings)
+
     @property
     def timings(self) -> tuple[Timing, ...]:
         """All that is known."""
@@ -177,22 +187,26 @@ class SegmentCosts:
 
 def timings_in(log: JobLog, max_steps: int) -> list[Timing]:
     """Return what a log tells of the segments that ended, in the order of its trials."""
+    return [timing for state in log.trials for timing in timings_of(state, max_steps)]
+
+
+def timings_of(state: TrialState, max_steps: int) -> list[Timing]:
+    """Return what a trial tells of its segments that ended, in order."""
     found = []
-    for state in log.trials:
-        step, trained = 0, 0.0
-        for measurement in state.curve:
-            total = measurement.metrics.get(TRAIN_SECONDS, math.nan)
-            seconds = total - trained
-            if math.isfinite(seconds) and seconds > 0 and math.isfinite(measurement.seconds):
-                timing = Timing(
-                    configuration=state.trial.configuration,
-                    steps=measurement.step - step,
-                    train_seconds=seconds,
-                    other_seconds=max(0.0, measurement.seconds - seconds),
-                    is_last=measurement.step == max_steps,
-                )
-                found.append(timing)
-            step, trained = measurement.step, total
+    step, trained = 0, 0.0
+    for measurement in state.curve:
+        total = measurement.metrics.get(TRAIN_SECONDS, math.nan)
+        seconds = total - trained
+        if math.isfinite(seconds) and seconds > 0 and math.isfinite(measurement.seconds):
+            timing = Timing(
+                configuration=state.trial.configuration,
+                steps=measurement.step - step,
+                train_seconds=seconds,
+                other_seconds=max(0.0, measurement.seconds - seconds),
+                is_last=measurement.step == max_steps,
+            )
+            found.append(timing)
+        step, trained = measurement.step, total
     return found
 
 

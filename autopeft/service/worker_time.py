@@ -95,7 +95,8 @@ class WorkerTime:
 
     def begin(self, segment: Segment) -> None:
         """Take note of a segment that is sent."""
-        self._running[segment.trial.number] = (self._clock(), self._at_most(segment))
+        at_most = 0.0 if self._hours is None else self._at_most(segment)
+        self._running[segment.trial.number] = (self._clock(), at_most)
         self._num_starting = max(0, self._num_starting - 1)
 
     def end(self, number: int) -> float:
@@ -108,8 +109,11 @@ class WorkerTime:
         seconds = self._at_most(segment)
         return seconds if math.isfinite(seconds) else 0.0
 
-    def expected(self, segment: Segment) -> float:
-        """Return the seconds a segment will probably take."""
+    def expected(self, segment: Segment) -> float | None:
+        """Return the seconds a segment will probably take; None where no cap asks for it."""
+        return None if self._hours is None else self._expected(segment)
+
+    def _expected(self, segment: Segment) -> float:
         return self._costs.expected(
             segment.trial.configuration,
             segment.to_step - segment.from_step,
@@ -129,4 +133,4 @@ class WorkerTime:
 
     def _at_most(self, segment: Segment) -> float:
         starts = self._startup_seconds if self._num_starting else 0.0
-        return (1.0 + self._costs.margin) * (self.expected(segment) + starts)
+        return (1.0 + self._costs.margin) * (self._expected(segment) + starts)

@@ -152,7 +152,8 @@ def read_metric(text: str, base: Path, kept: Path | None = None) -> AnswerMetric
             hint=f"built in: {', '.join(BUILT_IN)}",
         )
     name, path = match["function"], base / match["file"]
-    if name in METRIC_NAMES or name in COST_NAMES or name in BUILT_IN or name == "train_loss":
+    own = {*METRIC_NAMES, *COST_NAMES, *BUILT_IN, "train_loss", "branch_steps"}
+    if name in own:
         raise InvalidJobError(
             f"metric: the function's name {name!r} is taken by a score of AutoPEFT's own",
             hint="give it another name",

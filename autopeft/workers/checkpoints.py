@@ -7,7 +7,10 @@ A checkpoint is a folder ``trial-0003-step-00032``::
                              where the task has a head;
                              adapter/training.safetensors where training goes on from more
                              than PEFT saves (the network of P-tuning)
-    optimizer.safetensors    AdamW's moments, <parameter name>:<moment>
+    optimizer.safetensors    the optimiser's state, <parameter name>:<what it is>
+    resume.safetensors       where training goes on from other weights than those that were
+                             scored (an average, a branch): weights/<group>/<key> for each tensor
+                             of the adapter that differs; average/<parameter name>
     validation.safetensors   outputs (n x num_outputs, float32) and labels (n) at that step
     generated.jsonl          answers, where the job scores them and this is the last step
     state.json               schema_version, trial, step, seed, configuration, seconds of
@@ -24,7 +27,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -54,6 +57,9 @@ VALIDATION_FILE = "validation.safetensors"
 _NAME = re.compile(r"trial-(\d{4,})-step-(\d{5,})")
 _WEIGHTS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"
+_RESUME = "resume.safetensors"
+_WEIGHTS_OF = "weights"
+_AVERAGE = "average"
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
@@ -71,11 +77,13 @@ class Checkpoint:
         step: Optimiser steps done.
         seed: Seed of the trial.
         configuration: What was trained.
-        adapter: Trained tensors by group and PEFT's key, see ``injection.adapter_tensors``.
-        optimizer: AdamW's moments.
+        adapter: The tensors that were scored by group and PEFT's key, see
+            ``adapter_tensors.adapter_tensors``; they are what is exported.
+        optimizer: The optimiser's state.
         outputs: Raw validation outputs, ``n x num_outputs``.
         labels: ``n`` validation labels as numbers.
         train_seconds: Seconds of training up to this step, all segments together.
+        resume: What training goes on from besides; nothing where that is ``adapter`` alone.
     """
 
     folder: Path
@@ -88,6 +96,41 @@ class Checkpoint:
     outputs: NDArray[np.float32]
     labels: NDArray[Any]
     train_seconds: float = 0.0
+    resume: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> dict[str, dict[str, torch.Tensor]]:
+        """The tensors that training goes on from, grouped as ``adapter``."""
+        return {
+            group: {
+                key: self.resume.get(f"{_WEIGHTS_OF}/{group}/{key}", tensor)
+                for key, tensor in tensors.items()
+            }
+            for group, tensors in self.adapter.items()
+        }
+
+    @property
+    def average(self) -> dict[str, torch.Tensor]:
+        """The running average of what trains, by the name of the parameter."""
+        start = f"{_AVERAGE}/"
+        return {
+            key.removeprefix(start): tensor
+            for key, tensor in self.resume.items()
+            if key.startswith(start)
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """Where training goes on from, which is not what was scored.
+
+    Attributes:
+        weights: All tensors of the adapter, grouped as ``adapter_tensors.adapter_tensors``.
+        average: The running average of what trains, by the name of the parameter.
+    """
+
+    weights: Mapping[str, Mapping[str, torch.Tensor]]
+    average: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 def checkpoint_name(trial: int, step: int) -> str:
@@ -138,13 +181,15 @@ def write_checkpoint(
     labels: NDArray[Any],
     train_seconds: float = 0.0,
     texts: Mapping[str, str] = MappingProxyType({}),
+    resume: Resume | None = None,
 ) -> str:
     """Write a checkpoint and return its name once every byte of it is on disk.
 
     Processes may write the same name at the same time: one of them wins, whole. An existing
     checkpoint is replaced in one step where the file system can exchange two folders.
 
-    ``texts`` are further files of text, by name.
+    ``model`` holds what was scored. ``texts`` are further files of text, by name; ``resume`` is
+    where training goes on from, if that is something else.
 
     Raises:
         OSError: the disk is full or cannot be written.
@@ -156,6 +201,9 @@ def write_checkpoint(
         folder.mkdir()
         _write_adapter(folder / "adapter", model, shape)
         save_file(_storable(optimizer), folder / "optimizer.safetensors")
+        if resume is not None:
+            scored = adapter_tensors(model, shape.head_paths)
+            save_file(_storable(_resumable(resume, scored)), folder / _RESUME)
         validation = {"outputs": torch.tensor(outputs), "labels": torch.tensor(labels)}
         save_file(validation, folder / VALIDATION_FILE)
         for file, text in texts.items():
@@ -203,6 +251,7 @@ def read_checkpoint(root: Path, name: str) -> Checkpoint:
             outputs=validation["outputs"].numpy(),
             labels=validation["labels"].numpy(),
             train_seconds=float(state.get("train_seconds", 0.0)),
+            resume=load_file(folder / _RESUME) if (folder / _RESUME).is_file() else {},
         )
     except JobFolderError:
         raise
@@ -224,13 +273,13 @@ def read_outputs(folder: Path) -> tuple[NDArray[np.float32], NDArray[Any]]:
 
 
 def load_adapter(model: Any, shape: ModelShape, checkpoint: Checkpoint) -> None:
-    """Copy the trained tensors of a checkpoint into an injected model.
+    """Copy the tensors that training goes on from into an injected model.
 
     Raises:
         JobFolderError: they belong to another model or configuration.
     """
     try:
-        fill_adapter(model, shape.head_paths, checkpoint.adapter)
+        fill_adapter(model, shape.head_paths, checkpoint.weights)
     except ValueError as error:
         raise _damaged(checkpoint.folder, str(error)) from error
 
@@ -315,6 +364,19 @@ def _damaged(folder: Path, reason: str) -> JobFolderError:
         f"checkpoint {folder} is damaged: {reason}",
         hint="restore the job folder from a copy, or search again into a new one",
     )
+
+
+def _resumable(
+    resume: Resume, scored: Mapping[str, Mapping[str, torch.Tensor]]
+) -> dict[str, torch.Tensor]:
+    """Return the tensors of ``resume.safetensors`` by key."""
+    weights = {
+        f"{_WEIGHTS_OF}/{group}/{key}": tensor
+        for group, tensors in resume.weights.items()
+        for key, tensor in tensors.items()
+        if not torch.equal(tensor.cpu(), scored[group][key].cpu())
+    }
+    return weights | {f"{_AVERAGE}/{name}": each for name, each in resume.average.items()}
 
 
 def _storable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

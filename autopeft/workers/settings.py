@@ -14,6 +14,7 @@ from autopeft.sizes import parse_bytes
 PositiveInt = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "float32", "bfloat16"]
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
+SavedActivations = Literal["full", "4bit"]
 OptimizerName = Literal["adamw", "adamw-8bit", "sgd", "adafactor", "lora-fa"]
 
 
@@ -148,6 +149,12 @@ class TrainingSettings(Settings):
     gradient_checkpointing: bool = Field(
         False, description="Compute each layer twice and keep its output alone, to save memory."
     )
+    saved_activations: SavedActivations = Field(
+        "full",
+        description="How normalisations, activation functions and the products of gated "
+        "feed-forward blocks keep what they need for the backward pass; 4bit saves memory, takes "
+        "more time, and makes gradients inexact.",
+    )
     precision: Precision = Field(
         "auto",
         description="Of the matrix products; auto is bfloat16 where the base model is stored in "
@@ -159,8 +166,26 @@ class TrainingSettings(Settings):
         "nothing; adafactor keeps rows and columns of the second moments; lora-fa is adamw over "
         "LoRA whose first matrices stay as they start.",
     )
-    schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="Learning rate over the full steps, after warm-up."
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = Field(
+        "cosine",
+        description="Learning rate over the full steps, after warm-up. wsd keeps it and lets it "
+        "fall at the end only; what is scored earlier is a short branch with a fall of its own.",
+    )
+    decay_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.2, description="Part of the steps over which the learning rate of wsd falls."
+    )
+    branch_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.1,
+        description="Steps of a branch under wsd, as a part of the steps done; at least 2. They "
+        "come on top of the steps.",
+    )
+    averaging: Literal["none", "tail"] = Field(
+        "none",
+        description="tail scores and keeps a running average of the trained weights over the "
+        "last part of the steps done; training goes on from the weights themselves.",
+    )
+    averaging_window: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.2, description="Part of the steps done that the average is over, about."
     )
     warmup_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.06, description="Part of the steps with a linearly growing learning rate."
@@ -180,6 +205,11 @@ class TrainingSettings(Settings):
             raise ValueError(
                 f"gradient_accumulation is {self.gradient_accumulation}, more parts than the "
                 f"batch has examples ({self.batch_size})"
+            )
+        if self.schedule == "wsd" and self.averaging != "none":
+            raise ValueError(
+                f"averaging is {self.averaging} and the schedule is wsd: an average stands in "
+                "for a falling learning rate; give one of them"
             )
         return self
 

@@ -8,7 +8,7 @@ go, bit for bit on one device.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -17,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from autopeft.workers.adapter_tensors import trainable_parameters
+from autopeft.workers.averaging import TailAverage
 from autopeft.workers.data.batches import batch_indices, collate, evaluation_batches
 from autopeft.workers.dataset import EncodedSplit
 from autopeft.workers.hooks import NO_HOOKS, Hooks
+from autopeft.workers.schedules import learning_rate_factor
 from autopeft.workers.seeds import derive_seed
 from autopeft.workers.settings import Precision, TrainingSettings
 from autopeft.workers.tasks.base import Task
@@ -27,28 +29,6 @@ from autopeft.workers.tasks.base import Task
 
 class DivergedError(Exception):
     """Training left the finite numbers; the trial cannot go on."""
-
-
-def learning_rate_factor(step: int, settings: TrainingSettings) -> float:
-    """Return the learning rate of a step as a fraction of the peak, in (0, 1].
-
-    Linear warm-up over the first ``warmup_fraction`` of the trial's full steps, then constant,
-    or falling to 0 just after the last step, in a line or along half a cosine (equation 5 of
-    arXiv 1608.03983, without restarts).
-
-    Args:
-        step: Optimiser steps already done, in ``[0, settings.steps)``.
-        settings: Schedule and full number of steps.
-    """
-    num_warmup = math.ceil(settings.warmup_fraction * settings.steps)
-    if step < num_warmup:
-        return (step + 1) / (num_warmup + 1)
-    if settings.schedule == "constant":
-        return 1.0
-    progress = (step - num_warmup) / max(1, settings.steps - num_warmup)
-    if settings.schedule == "linear":
-        return 1.0 - progress
-    return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def train_segment(
@@ -64,6 +44,8 @@ def train_segment(
     to_step: int,
     pad_token_id: int,
     hooks: Hooks = NO_HOOKS,
+    factor: Callable[[int, TrainingSettings], float] = learning_rate_factor,
+    average: TailAverage | None = None,
 ) -> float:
     """Train ``model`` in place from one step to another.
 
@@ -80,6 +62,8 @@ def train_segment(
         to_step: Optimiser steps done at the end.
         pad_token_id: Token that fills batches.
         hooks: What the configuration's methods do after each step.
+        factor: Returns the learning rate of a step as a fraction of the peak.
+        average: Takes in the weights of each step.
 
     Returns:
         The mean training loss of these steps.
@@ -95,7 +79,7 @@ def train_segment(
     losses: list[float] = []
     with private_random_state(device):
         for step in range(from_step, to_step):
-            rate = learning_rate * learning_rate_factor(step, settings)
+            rate = learning_rate * factor(step, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
             rows = batch_indices(lengths, settings.batch_size, seed, step)
@@ -115,6 +99,8 @@ def train_segment(
                 )
             optimizer.step()
             hooks.after_step(model, step + 1, settings.steps)
+            if average is not None:
+                average.update(step + 1)
             losses.append(loss_value)
     return math.fsum(losses) / max(1, len(losses))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +25,14 @@ from autopeft.records import (
     SegmentFailed,
     Trial,
 )
-from autopeft.workers.checkpoints import load_adapter, read_checkpoint, write_checkpoint
+from autopeft.workers.adapter_tensors import adapter_tensors
+from autopeft.workers.averaging import TailAverage, average_of
+from autopeft.workers.checkpoints import (
+    Resume,
+    load_adapter,
+    read_checkpoint,
+    write_checkpoint,
+)
 from autopeft.workers.data.batches import PACKED_BY
 from autopeft.workers.data.packing import check_model_keeps_examples_apart
 from autopeft.workers.dataset import INPUT_IDS, EncodedData, EncodedSplit
@@ -47,6 +55,8 @@ from autopeft.workers.optimizers import (
     optimizer_tensors,
 )
 from autopeft.workers.retention import Retention
+from autopeft.workers.saved_activations import keep_in_4_bits
+from autopeft.workers.schedules import branch_factor, num_branch_steps
 from autopeft.workers.settings import Precision, TrainingSettings, WorkerSettings
 from autopeft.workers.tasks.base import TASKS, oriented
 from autopeft.workers.training import (
@@ -57,6 +67,8 @@ from autopeft.workers.training import (
 )
 
 TRAIN_LOSS = "train_loss"
+#: Steps that were trained on a branch and thrown away, on top of those of the trial.
+BRANCH_STEPS = "branch_steps"
 
 _OUT_OF_MEMORY_PHRASES = (
     "out of memory",
@@ -183,7 +195,7 @@ class Worker:
         return max(peaks.peak_bytes, peaks.reserved_bytes or 0, self._settings.memory_bytes or 0)
 
     def _run(self, segment: Segment) -> Measurement:
-        started = time.monotonic()
+        started, cpu_started = time.monotonic(), time.process_time()
         trial, plan = segment.trial, self._plan
         training = self._training(trial)
         assert 0 <= segment.from_step < segment.to_step <= training.steps, segment
@@ -192,14 +204,17 @@ class Worker:
             self._cuda.begin()
         memory = self._longest_step(trial) if segment.from_step == 0 else None
         model, optimizer, hooks = self._build(trial)
+        average = average_of(model, training)
         train_seconds = 0.0
         if segment.checkpoint is not None:
             checkpoint = read_checkpoint(self._settings.checkpoints, segment.checkpoint)
             load_adapter(model, plan.shape, checkpoint)
             load_optimizer_tensors(model, optimizer, checkpoint.optimizer)
+            if average is not None:
+                average.load(checkpoint.average)
             train_seconds = checkpoint.train_seconds
-        started_training = time.monotonic()
-        train_loss = train_segment(
+        train = partial(
+            train_segment,
             model,
             optimizer,
             plan.data.train,
@@ -207,12 +222,22 @@ class Worker:
             training,
             learning_rate=trial.configuration.learning_rate,
             seed=trial.seed,
-            from_step=segment.from_step,
-            to_step=segment.to_step,
             pad_token_id=plan.data.pad_token_id,
             hooks=hooks,
         )
+        started_training = time.monotonic()
+        train_loss = train(from_step=segment.from_step, to_step=segment.to_step, average=average)
         train_seconds += time.monotonic() - started_training
+        # What training goes on from; what is scored may be something else from here on.
+        state = _stored(optimizer_tensors(model, optimizer))
+        resume = self._resume(model, average, training, segment.to_step)
+        num_branch = num_branch_steps(segment.to_step, training)
+        if num_branch:
+            end = segment.to_step + num_branch
+            factor = partial(branch_factor, start=segment.to_step)
+            train(from_step=segment.to_step, to_step=end, factor=factor)
+        if average is not None:
+            average.put_in_place()
         if self._cuda is not None:
             memory = self._cuda.peaks()
 
@@ -238,21 +263,26 @@ class Worker:
             step=segment.to_step,
             seed=trial.seed,
             configuration=trial.configuration,
-            optimizer=optimizer_tensors(model, optimizer),
+            optimizer=state,
             outputs=outputs,
             labels=labels,
             train_seconds=train_seconds,
             texts=texts,
+            resume=resume,
         )
+        own = {TRAIN_LOSS: train_loss, TRAIN_SECONDS: train_seconds}
+        if num_branch:
+            own[BRANCH_STEPS] = float(num_branch)
         return Measurement(
             trial=trial.number,
             step=segment.to_step,
             score=oriented(self._task, self._settings.metric, metrics[self._settings.metric]),
-            metrics={**metrics, TRAIN_LOSS: train_loss, TRAIN_SECONDS: train_seconds},
+            metrics={**metrics, **own},
             seconds=time.monotonic() - started,
             memory_bytes=None if memory is None else memory.peak_bytes,
             memory=memory,
             checkpoint=name,
+            cpu_seconds=time.process_time() - cpu_started,
         )
 
     def _training(self, trial: Trial) -> TrainingSettings:
@@ -271,9 +301,23 @@ class Worker:
         )
         if training.gradient_checkpointing:
             checkpoint_layers(model)
+        if training.saved_activations == "4bit":
+            keep_in_4_bits(model)
         hooks = hooks_of(trial.configuration)
         optimizer = make_optimizer(model, trial.configuration.learning_rate, training, hooks)
         return model, optimizer, hooks
+
+    def _resume(
+        self, model: Any, average: TailAverage | None, training: TrainingSettings, step: int
+    ) -> Resume | None:
+        """Return a copy of the state that training goes on from, where it is not what is scored."""
+        if average is None and not num_branch_steps(step, training):
+            return None
+        groups = adapter_tensors(model, self._plan.shape.head_paths)
+        return Resume(
+            weights={group: _stored(tensors) for group, tensors in groups.items()},
+            average={} if average is None else _stored(average.tensors),
+        )
 
     def _longest_step(self, trial: Trial) -> MeasuredMemory | None:
         """Take the step that needs most, on a model of its own; return its memory on the CPU.
@@ -336,6 +380,11 @@ class Worker:
             precision=precision,
         )
         return self._task.predictions_to_metrics(outputs, probe.labels)["loss"]
+
+
+def _stored(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return copies on the CPU, which no later step changes."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def classify(error: BaseException) -> FailureKind:

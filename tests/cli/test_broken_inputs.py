@@ -67,6 +67,22 @@ JOB_FILES = [
         files={"job.yaml": None},
         expected=("job.yaml is a folder, expected a job file", "autopeft resume job.yaml"),
     ),
+    addition(
+        "list-of-batch-sizes",
+        "training: {batch_size: [8, 16]}\n",
+        "training.batch_size (line 3): expected a whole number, got [8, 16]; to search it, write "
+        "space: {preset: default, training: {batch_size: [8, 16]}}",
+    ),
+    addition(
+        "list-of-optimizers",
+        "training: {optimizer: [adamw, sgd]}\n",
+        "to search it, write space: {preset: default, training: {optimizer: [adamw, sgd]}}",
+    ),
+    addition(
+        "list-of-what-cannot-be-searched",
+        "training: {steps: [32, 64]}\n",
+        "got [32, 64]; steps cannot be searched, of training settings batch_size, ",
+    ),
     job("empty", "", "is empty, expected a mapping"),
     job("comments-only", "# nothing\n", "is empty, expected a mapping"),
     job("a-list", "- model\n- data\n", "holds a list, expected a mapping"),
@@ -214,6 +230,17 @@ DATA = [
         "built-in-data-with-files",
         "model: builtin:minilm\ndata: {name: builtin:docstrings, train: a.csv}\n",
         "data.train (line 2): built-in data makes its own splits",
+    ),
+    job(
+        "built-in-data-as-a-file",
+        "model: builtin:minilm\ndata: {train: builtin:docstrings}\n",
+        "data.train (line 2): 'builtin:docstrings' is no file but built-in data: "
+        "write data: {name: builtin:docstrings}",
+    ),
+    job(
+        "unknown-built-in-data-as-a-file",
+        "model: builtin:minilm\ndata: {train: builtin:docs}\n",
+        "'builtin:docs' is neither a file nor built-in data, which data.name takes; did you mean",
     ),
     job(
         "all-files-missing",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ import pytest
 from autopeft.errors import InvalidJobError
 from autopeft.records import Trial, TrialStatus
 from autopeft.results.job_log import JobLog
-from autopeft.results.limits import limit_lines, limits_of
+from autopeft.results.limits import left_out_text, limit_lines, limits_of
 from autopeft.results.memory_limit import WORKER_MEMORY
 from autopeft.search_spaces.space import load_space
 from autopeft.service.feasibility import check_memory
+from autopeft.service.job_training import job_training
 from autopeft.service.observer import SilentObserver
 from autopeft.service.running import resume_job, run_job
+from autopeft.workers.settings import TrainingSettings
 from tests.search_spaces.shapes import bert_shape
 from tests.service.fake_job import FakeJob, KilledError, Memory, fake_costs, make_spec
 
@@ -152,4 +155,58 @@ def test_a_worker_that_nothing_fits_into_is_refused() -> None:
             lambda several: [each.train_memory_bytes for each in costs(several)],
             worker_bytes=2**20,
         )
-    assert "raise workers.memory" in (caught.value.hint or "")
+    assert caught.value.hint == (
+        "raise workers.memory, lower training.batch_size or training.max_tokens, set "
+        "training.gradient_checkpointing: true or raise training.gradient_accumulation"
+    )
+
+
+@pytest.mark.parametrize(
+    ("searched", "own", "hint"),
+    [
+        (
+            {"gradient_checkpointing": [False, True]},
+            {"batch_size": 8},
+            "raise workers.memory, lower training.batch_size or training.max_tokens or raise "
+            "training.gradient_accumulation",
+        ),
+        (
+            {"gradient_checkpointing": [False, True], "batch_size": [4, 8]},
+            {"batch_size": 8, "gradient_accumulation": 4},
+            "raise workers.memory or lower the values of space.training.batch_size or "
+            "training.max_tokens",
+        ),
+        (
+            {"gradient_checkpointing": [False, True]},
+            {"batch_size": 1},
+            "raise workers.memory or lower training.max_tokens",
+        ),
+    ],
+    ids=["checkpointing-searched", "all-but-size-used", "one-example"],
+)
+def test_advice_names_only_what_is_not_used_yet(
+    searched: dict[str, list[Any]], own: dict[str, Any], hint: str
+) -> None:
+    settings = TrainingSettings(steps=4, **own)
+    described = {"methods": {"ia3": None}, "training": searched}
+    space = load_space(described, bert_shape(), training=job_training(settings))
+    with pytest.raises(InvalidJobError, match="a worker has 1 MiB of memory") as caught:
+        check_memory(
+            space,
+            (),
+            lambda several: [2.0**21 for _ in several],
+            worker_bytes=2**20,
+            training=settings,
+        )
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("alone", "text"),
+    [
+        (0.1, "leaves 34% of the space out, 10% that no other limit does"),
+        (0.34, "leaves 34% of the space out"),
+    ],
+)
+def test_what_a_limit_alone_leaves_out_is_told(alone: float, text: str) -> None:
+    assert left_out_text({"left_out": 0.34, "left_out_alone": alone}) == text

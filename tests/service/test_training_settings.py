@@ -227,6 +227,12 @@ class TestTold:
         err = self.told(tmp_path, capsys, **changes).err
         assert ("which save memory for more time, and time does not count" in err) is is_told
 
+    def test_one_setting_alone_is_told_in_the_singular(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        err = self.told(tmp_path, capsys, searched={"gradient_checkpointing": [False, True]}).err
+        assert "searches gradient_checkpointing, which saves memory for more time" in err
+
 
 class TestMemoryModels:
     @pytest.fixture(scope="class")

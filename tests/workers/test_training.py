@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from autopeft.records import ModelShape
 from autopeft.workers.adapter_tensors import trainable_parameters
@@ -24,7 +22,6 @@ from autopeft.workers.tasks.classification import Classification
 from autopeft.workers.training import (
     DivergedError,
     evaluate,
-    learning_rate_factor,
     train_segment,
 )
 from autopeft.workers.worker import WorkerPlan
@@ -49,42 +46,6 @@ def train(
         pad_token_id=0,
         **arguments,
     )
-
-
-def test_cosine_warms_up_and_falls_to_nothing() -> None:
-    factors = [learning_rate_factor(step, SETTINGS) for step in range(10)]
-    cosine = [0.5 * (1 + math.cos(math.pi * k / 8)) for k in range(8)]
-
-    assert factors == pytest.approx([1 / 3, 2 / 3, *cosine])
-
-
-def test_linear_falls_in_a_line() -> None:
-    settings = SETTINGS.model_copy(update={"schedule": "linear", "warmup_fraction": 0.0})
-
-    assert [learning_rate_factor(step, settings) for step in (0, 5, 9)] == pytest.approx(
-        [1.0, 0.5, 0.1]
-    )
-
-
-def test_constant_stays() -> None:
-    settings = SETTINGS.model_copy(update={"schedule": "constant"})
-
-    assert [learning_rate_factor(step, settings) for step in (2, 5, 9)] == [1.0, 1.0, 1.0]
-
-
-@given(
-    steps=st.integers(1, 500),
-    warmup=st.floats(0.0, 0.99),
-    schedule=st.sampled_from(["cosine", "linear", "constant"]),
-    data=st.data(),
-)
-def test_learning_rate_is_positive_and_at_most_the_peak(
-    steps: int, warmup: float, schedule: Any, data: st.DataObject
-) -> None:
-    settings = TrainingSettings(steps=steps, warmup_fraction=warmup, schedule=schedule)
-    step = data.draw(st.integers(0, steps - 1))
-
-    assert 0.0 < learning_rate_factor(step, settings) <= 1.0
 
 
 def test_only_weight_matrices_decay(tiny_base: Any, tiny_shape: ModelShape) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autopeft.workers.memory.answers import answer, answer_without_numbers, tensors_in
+from autopeft.workers.saved_activations import is_packing
 
 #: Where a storage was made: path of the innermost module running, and how many that module
 #: had made before it in the same forward pass.
@@ -84,14 +85,16 @@ class StorageLabels(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Give every storage made inside a ``with`` block a :data:`Label`.
 
     Two forward passes of one model give the same label to the same tensor of the computation,
-    whatever requires a gradient. All storages are kept alive inside the block, which costs
-    nothing on the meta device and is not meant for any other.
+    whatever requires a gradient: what saved tensors are packed into is numbered apart, below 0.
+    All storages are kept alive inside the block, which costs nothing on the meta device and is
+    not meant for any other.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._scope: list[str] = [""]
         self._made: Counter[str] = Counter()
+        self._packed: Counter[str] = Counter()
         self._labels: dict[int, Label] = {}
         self._alive: list[torch.UntypedStorage] = []
         self._handles = []
@@ -128,8 +131,12 @@ class StorageLabels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alive.append(storage)
         if is_input:
             self._labels[storage._cdata] = INPUT
+            return
+        scope = self._scope[-1]
+        if is_packing():
+            self._packed[scope] += 1
+            self._labels[storage._cdata] = (scope, -self._packed[scope])
         else:
-            scope = self._scope[-1]
             self._labels[storage._cdata] = (scope, self._made[scope])
             self._made[scope] += 1
 

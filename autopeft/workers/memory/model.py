@@ -20,7 +20,7 @@ from autopeft.workers.memory.optimizers import OPTIMIZERS, trained_tensors
 from autopeft.workers.memory.predicting import OnMethod, Predictor
 from autopeft.workers.memory.step import LossOf, TrainingStep
 from autopeft.workers.optimizers import freeze_lora_a
-from autopeft.workers.settings import Attention
+from autopeft.workers.settings import Attention, SavedActivations
 
 _FLOAT32 = 4
 
@@ -86,6 +86,7 @@ class MemoryModel:
         loss_of: LossOf = "task",
         in_float32: bool = True,
         attention: Attention = "auto",
+        saved_activations: SavedActivations = "full",
     ) -> None:
         """Describe the step; nothing is built yet.
 
@@ -108,6 +109,7 @@ class MemoryModel:
                 only what PEFT keeps so.
             attention: ``flash_attention_2`` in place of fused attention; else as the config
                 says.
+            saved_activations: How nonlinear parts keep what they save for the backward pass.
         """
         self._shape = shape
         self._dtype = dtype
@@ -125,6 +127,7 @@ class MemoryModel:
             loss_of=loss_of,
             freezes_lora_a=optimizer == "lora-fa",
             attention=attention,
+            saved_activations=saved_activations,
         )
         self._optimizer = OPTIMIZERS[optimizer]
         self._in_float32 = in_float32

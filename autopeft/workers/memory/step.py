@@ -25,7 +25,8 @@ from autopeft.workers.memory.inputs import Input, default_inputs, meta_batch
 from autopeft.workers.memory.kernels import Device, use_kernels_of
 from autopeft.workers.optimizers import freeze_lora_a
 from autopeft.workers.quantization import quantized_weights, stored_bytes
-from autopeft.workers.settings import Attention, ModelSettings, Precision
+from autopeft.workers.saved_activations import kept_in_4_bits
+from autopeft.workers.settings import Attention, ModelSettings, Precision, SavedActivations
 from autopeft.workers.shapes import meta_model
 from autopeft.workers.tasks.base import TASKS
 
@@ -115,6 +116,7 @@ class TrainingStep:
             scripts that give transformers the labels.
         freezes_lora_a: Whether the optimiser leaves LoRA's first matrices as they start.
         attention: ``flash_attention_2`` in place of fused attention; else as the config says.
+        saved_activations: How nonlinear parts keep what they save for the backward pass.
     """
 
     config: Any
@@ -130,6 +132,7 @@ class TrainingStep:
     loss_of: LossOf = "task"
     freezes_lora_a: bool = False
     attention: Attention = "auto"
+    saved_activations: SavedActivations = "full"
 
     def shallow(self) -> TrainingStep:
         """Return the same step for the model cut down to its first layers."""
@@ -151,8 +154,12 @@ class TrainingStep:
 
     def loss(self, model: Any) -> torch.Tensor:
         """Run the forward pass, loss included, without an attention mask."""
-        with self._emulation(), self._autocast():
+        with self._packing(model), self._emulation(), self._autocast():
             return self._loss_and_outputs(model)[0]
+
+    def _packing(self, model: Any) -> AbstractContextManager[None]:
+        """Return what makes a model save in few bits, where the job trains so."""
+        return kept_in_4_bits(model) if self.saved_activations == "4bit" else nullcontext()
 
     def _emulation(self) -> AbstractContextManager[Any]:
         """Return what lets autocast act on the meta device, where the step runs under it."""
@@ -182,7 +189,7 @@ class TrainingStep:
         _ = self._batch
         live = LiveBytes().leave_out(model)
         trained = trainable_parameters(model).values()
-        with self._sections(model, live), live, self._emulation():
+        with self._packing(model), self._sections(model, live), live, self._emulation():
             for _ in range(min(2, self.accumulation)):
                 before = sum(p.grad.nbytes for p in trained if p.grad is not None)
                 live.goes_forward = True

@@ -21,6 +21,7 @@ from autopeft.workers.memory.inputs import inputs_of
 from autopeft.workers.memory.measuring import accounted_bytes
 from autopeft.workers.models import auto_class
 from autopeft.workers.optimizers import make_optimizer
+from autopeft.workers.saved_activations import keep_in_4_bits
 from autopeft.workers.settings import ModelSettings, TrainingSettings
 from autopeft.workers.shapes import shape_from_config
 from autopeft.workers.tasks.base import TASKS
@@ -140,6 +141,8 @@ class Case:
         model = inject(base, chosen, shape)
         if self.training.gradient_checkpointing:
             checkpoint_layers(model)
+        if self.training.saved_activations == "4bit":
+            keep_in_4_bits(model)
         hooks = hooks_of(chosen)
         optimizer = make_optimizer(model, 1e-3, self.training, hooks)
         task = TASKS.get(self.task)()
@@ -156,6 +159,7 @@ class Case:
             task=self.task,
             inputs=inputs_of(self.batch, TASKS.get(self.task)()),
             optimizer=self.training.optimizer,
+            saved_activations=self.training.saved_activations,
             **step_dtypes(self.config, ModelSettings(name="small"), self.training.precision),
             **changes,
         )

@@ -1,0 +1,1 @@
+"""What the project knows of optimisers: recorded tables, simulations on them, comparisons."""

@@ -9,11 +9,15 @@ from collections.abc import Iterable
 def nearest(name: str, valid: Iterable[str]) -> str | None:
     """Return the valid name closest to ``name``, or None where none is close.
 
-    Case and the difference between ``-`` and ``_`` are ignored.
+    Case and the difference between ``-`` and ``_`` are ignored. Where no name is alike, the only
+    one that begins with ``name`` is taken.
     """
     by_folded = {candidate.casefold().replace("-", "_"): candidate for candidate in valid}
     folded = name.casefold().replace("-", "_")
     matches = difflib.get_close_matches(folded, list(by_folded), n=1, cutoff=0.6)
+    if not matches and folded:
+        longer = [candidate for candidate in by_folded if candidate.startswith(folded)]
+        matches = longer if len(longer) == 1 else []
     return by_folded[matches[0]] if matches else None
 
 

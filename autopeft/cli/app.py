@@ -9,16 +9,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from autopeft.cli import catalogue_commands, failures, interrupts, job_commands, planning_commands
+from autopeft.cli import failures, interrupts
 from autopeft.cli.bench_app import bench
 from autopeft.cli.typer_app import app
-from autopeft.cli.usage import UsageError, as_our_own
+from autopeft.cli.usage import UsageError, as_our_own, is_only_help
 from autopeft.errors import AutopeftError
 
-__all__ = ["COMMANDS", "app", "main"]
+# Importing a module adds its commands to the app, in the order that the help lists them.
+# isort: off
+from autopeft.cli import job_commands as job_commands
+from autopeft.cli import planning_commands as planning_commands
+from autopeft.cli import catalogue_commands as catalogue_commands
+# isort: on
 
-#: Importing a module adds its commands to the app, in this order.
-COMMANDS = (job_commands, planning_commands, catalogue_commands)
+__all__ = ["app", "main"]
+
 app.add_typer(bench)
 
 
@@ -45,6 +50,8 @@ def _run(arguments: list[str]) -> int:
     except AutopeftError as error:
         return failures.explain(error, debug=debug)
     except UsageError as error:
+        if is_only_help(error):
+            return failures.WRONG_INPUT
         return failures.explain(as_our_own(error), debug=debug)
     except Exception as error:
         return failures.confess(error, debug=debug)

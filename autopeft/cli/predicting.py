@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from autopeft.errors import AutopeftError, InvalidSpaceError
+from autopeft.naming import or_nearest
 from autopeft.results.report import bytes_text
 from autopeft.workers.openmp import share_cores
 
@@ -92,11 +93,14 @@ def prediction(model: str, peft: Path | None, step: Step) -> dict[str, Any]:
 
     if step.optimizer not in OPTIMIZERS:
         raise AutopeftError(
-            f"unknown optimizer {step.optimizer!r}", hint=f"choose one of: {', '.join(OPTIMIZERS)}"
+            f"--optimizer: unknown optimizer {step.optimizer!r}"
+            f"{or_nearest(step.optimizer, OPTIMIZERS)}",
+            hint=f"choose one of: {', '.join(OPTIMIZERS)}",
         )
     if step.task not in TASKS.names():
         raise AutopeftError(
-            f"unknown task {step.task!r}", hint=f"choose one of: {', '.join(TASKS.names())}"
+            f"--task: unknown task {step.task!r}{or_nearest(step.task, TASKS.names())}",
+            hint=f"choose one of: {', '.join(TASKS.names())}",
         )
     written = None if peft is None else _read(peft)
     with quiet_transformers():

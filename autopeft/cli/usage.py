@@ -30,9 +30,9 @@ def _message(error: Any) -> str:
         near = " or ".join(repr(each) for each in possible)
         return f"{error.message.rstrip('.')}; did you mean {near}?"
     message = str(error.format_message()).removesuffix(".").replace("Value error, ", "")
-    if (choice := re.search("'(.*)' is not one of (.*)", message)) is not None:
+    if (choice := re.search("'([^']*)' is not one of (.*)", message)) is not None:
         return message + or_nearest(choice[1], re.findall("'(.*?)'", choice[2]))
-    findings = getattr(error.__context__, "errors", list)()
+    findings: list[Any] = getattr(error.__context__, "errors", list)()
     if findings:  # pydantic's
         message = re.sub(", unable to parse .*", "", message)
         message = message.replace("Input should be", "expected")

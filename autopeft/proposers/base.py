@@ -72,10 +72,15 @@ class Proposer(ABC):
         self._memory: MemoryLimit | None = None
         self._turned_down: set[str] = set()
         self._named: set[str] = set()
+        self._keys: dict[int, str] = {}
 
     def observe(self, state: TrialState) -> None:
         """Take in the newest state of one trial."""
-        self.states[state.trial.number] = state
+        number = state.trial.number
+        known = self.states.get(number)
+        if known is None or known.trial.configuration != state.trial.configuration:
+            self._keys[number] = state.trial.configuration.key
+        self.states[number] = state
         self._memory = None
 
     @abstractmethod
@@ -162,7 +167,7 @@ class Proposer(ABC):
     @property
     def known_keys(self) -> set[str]:
         """Keys of all configurations that have a trial."""
-        return {state.trial.configuration.key for state in self.states.values()}
+        return set(self._keys.values())
 
 
 PROPOSERS: Registry[Proposer] = Registry("proposers", package="autopeft.proposers")

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from autopeft.errors import InvalidJobError
 from autopeft.results.memory_store import MemoryStore
 from autopeft.service.driver import Driver, common_arguments
+from autopeft.service.job_problems import problems_of
 from autopeft.service.job_spec import JobSpec
 from autopeft.service.kept_checkpoints import NamedCheckpoints
 from autopeft.service.observer import Observer, SilentObserver
@@ -139,23 +142,20 @@ def simulate(
         AutopeftError: the proposer or the stopper is unknown.
     """
     limits = {"trials": trials, "steps": steps, "minutes": _minutes(seconds)}
-    spec = JobSpec.from_json(
-        {
-            "schema_version": 1,
-            "name": "simulation",
-            "output": "simulation",
-            "base": str(Path("/")),
-            "model": {"name": space.shape.name},
-            "data": {"name": "simulated"},
-            "task": space.shape.task,
-            "space": space.name,
-            "training": {"steps": max_steps},
-            "budget": {name: limit for name, limit in limits.items() if limit is not None},
-            "proposer": _name_of(proposer),
-            "stopper": _name_of(stopper),
-            "workers": {"num": num_workers, "max_retries": max_retries},
-            "seed": seed,
-        }
+    spec = _spec_of(
+        name="simulation",
+        output="simulation",
+        base=Path("/"),
+        model={"name": space.shape.name},
+        data={"name": "simulated"},
+        task=space.shape.task,
+        space=space.name,
+        training={"steps": max_steps},
+        budget={name: limit for name, limit in limits.items() if limit is not None},
+        proposer=_name_of(proposer),
+        stopper=_name_of(stopper),
+        workers={"num": num_workers, "max_retries": max_retries},
+        seed=seed,
     )
     parts = _Parts(
         space=space,
@@ -233,6 +233,21 @@ def trace_of(entries: Iterable[Entry]) -> tuple[Moment, ...]:
                 )
             )
     return tuple(moments)
+
+
+def _spec_of(**values: Any) -> JobSpec:
+    """Return the job that a simulation stands for.
+
+    Raises:
+        InvalidJobError: with every problem found.
+    """
+    try:
+        return JobSpec.model_validate(values)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(problem.path)}: {problem.text}" for problem in problems_of(error, JobSpec)
+        ]
+        raise InvalidJobError("the simulation is wrong:", problems=problems) from error
 
 
 def _minutes(seconds: float | None) -> float | None:

@@ -16,7 +16,7 @@ Left as it is:
 * what is smaller than what the module takes in, such as means and weights;
 * activation functions that keep what they give out (ReLU, tanh, sigmoid, softmax): the next layer
   may keep that very tensor, and ReLU needs its exact zeros;
-* what linear layers, attention, dropout and injected modules save;
+* what linear layers, attention and dropout save;
 * nonlinear operations that are no module of their own, such as the softmax inside attention.
 
 Other hooks on saved tensors stay in force: they are given the packed tensors in place of the
@@ -84,7 +84,7 @@ def pack(tensor: torch.Tensor) -> PackedTensor:
     """Return a tensor of floating-point numbers in 4 bits each.
 
     Each number is off by at most half a step, up to the rounding of its type. What is not finite
-    makes its whole block so.
+    makes its whole block so, and so does a range beyond the greatest number of the type.
     """
     flat = tensor.detach().reshape(-1)
     if missing := -flat.numel() % BLOCK:

@@ -85,8 +85,9 @@ def trained(spec: Any, workbench: Any, folder: Path) -> dict[str, Any]:
     curves: dict[tuple[str, int], list[Any]] = {}
     for seed, start, kind in itertools.product(SEEDS, range(0, STEPS, PART), KINDS):
         done = curves.setdefault((kind, seed), [])
+        number = list(curves).index((kind, seed))
         segment = Segment(
-            trial=trial_of(workbench, len(curves), seed, saved_activations=kind),
+            trial=trial_of(workbench, number, seed, saved_activations=kind),
             from_step=start,
             to_step=start + PART,
             checkpoint=done[-1].checkpoint if done else None,

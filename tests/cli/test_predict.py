@@ -116,6 +116,16 @@ def test_eager_attention_needs_more(predict: Predict) -> None:
     assert eager["components"]["activations"] > fused["components"]["activations"]
 
 
+def test_activations_in_4_bits_need_less(predict: Predict) -> None:
+    full, packed = (
+        read(predict(LORA, "--tokens", "64", "--saved-activations", name, "--format", "json"))
+        for name in ("full", "4bit")
+    )
+
+    assert packed["components"]["activations"] < full["components"]["activations"]
+    assert packed["step"]["saved_activations"] == "4bit"
+
+
 def test_people_get_a_table_with_bars(predict: Predict) -> None:
     outcome = predict(LORA)
 
@@ -146,7 +156,14 @@ def test_a_config_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
         ({**LORA, "r": -1}, (), "-1"),
         ({"schema_version": 1, "modules": [{}], "learning_rate": 1}, (), "not a configuration"),
         (LORA, ("--optimizer", "adam"), "unknown optimizer 'adam'"),
+        (LORA, ("--optimizer", "adamw8bit"), "'adamw8bit'; did you mean 'adamw-8bit'?"),
         (LORA, ("--task", "chat"), "unknown task 'chat'"),
+        (LORA, ("--task", "causal"), "unknown task 'causal'; did you mean 'causal-lm'?"),
+        (LORA, ("--attention", "flash"), "'flash' is not one of 'auto', 'eager', 'sdpa', "),
+        (LORA, ("--attention", "flash"), "; did you mean 'flash_attention_2'?"),
+        (LORA, ("--device", "gpux"), "'gpux' is not one of 'cuda', 'cpu'"),
+        (LORA, ("--tokens", "0"), "'--tokens': expected greater than or equal to 1, got '0'"),
+        (LORA, ("--batch_size", "1"), "No such option: --batch_size; did you mean '--batch-size'"),
     ],
     ids=str,
 )

@@ -1,4 +1,4 @@
-"""A whole job on an analytic landscape, in virtual time: no model, no data, no clock.
+"""A world for simulated jobs: an analytic landscape, with no model and no data.
 
 The landscape is made up, but has what real ones have: a learning rate that must fit the method
 and its size, returns that diminish with capacity, layers near the output that matter more, curves
@@ -7,21 +7,20 @@ that saturate, noise, and divergence at rates far too large.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from autopeft.proposers.base import PROPOSERS
 from autopeft.proposers.expected_hypervolume_improvement import (
     LevelPartition,
     log_expected_hypervolume_improvement,
 )
 from autopeft.records import (
     Costs,
+    FailureKind,
     Measurement,
     ModelShape,
     SiteShape,
@@ -29,11 +28,13 @@ from autopeft.records import (
     TrialState,
     TrialStatus,
 )
-from autopeft.results.front import ObjectiveScale, pareto_front
+from autopeft.results.front import ObjectiveScale
+from autopeft.results.live_front import LiveFront
 from autopeft.search_spaces.configuration import Configuration, Module
 from autopeft.search_spaces.method import get_method
 from autopeft.search_spaces.space import SearchSpace, load_space
-from autopeft.stoppers.base import STOPPERS, Action
+from autopeft.service.simulation import simulate
+from autopeft.workers.executors.simulated import Outcome
 
 SITE_VALUE = {
     "q": 0.12,
@@ -154,6 +155,15 @@ class Landscape:
         jitter = self.noise * (offset + 0.7 * wobble * (1.5 - progress))
         return float(np.clip(0.5 + (self.final(c) - 0.5) * share + jitter, 0.0, 1.0))
 
+    def outcome(self, trial: Trial, from_step: int, to_step: int) -> Outcome:
+        """Return what a segment brings; a step takes a second."""
+        seconds = float(to_step - from_step)
+        if self.diverges(trial.configuration):
+            failure = FailureKind.DIVERGED
+            return Outcome(seconds=seconds, failure=failure, message="the loss is NaN")
+        score = self.score(trial.configuration, to_step)
+        return Outcome(seconds=seconds, score=score, metrics={"accuracy": score})
+
     def scale(self) -> ObjectiveScale:
         """Return the scale that a job would fix at its start."""
         if self._scale is None:
@@ -181,13 +191,11 @@ class JobResult:
     Attributes:
         states: Final states, paused trials counted as stopped.
         steps: Steps trained in all.
-        decisions: (trial, step, action or "promote", reason), in order.
         trace: (steps trained so far, hypervolume of the front), at each completion.
     """
 
     states: list[TrialState]
     steps: int
-    decisions: list[tuple[int, int, str, str]] = field(default_factory=list)
     trace: list[tuple[int, float]] = field(default_factory=list)
 
     @property
@@ -209,75 +217,29 @@ def run_job(
     trials: int = 24,
     workers: int = 1,
     seed: int = 0,
-    max_total_steps: float = math.inf,
+    **options: Any,
 ) -> JobResult:
-    """Run a job to the end: ``workers`` segments at a time, virtual time counted in steps."""
-    space, scale = landscape.space, landscape.scale()
-    settings: dict[str, Any] = {"max_steps": MAX_STEPS, "seed": seed}
-    proposing = PROPOSERS.get(proposer)(space, scale, landscape.costs, **settings)
-    stopping = STOPPERS.get(stopper)(space, scale, landscape.costs, **settings)
-    states: dict[int, TrialState] = {}
-    result = JobResult(states=[], steps=0)
-    queue: list[tuple[int, int, int]] = []
-    now = 0
-
-    def update(state: TrialState) -> None:
-        states[state.trial.number] = state
-        proposing.observe(state)
-
-    def submit(state: TrialState) -> None:
-        rung = stopping.next_rung(state.step)
-        update(replace(state, status=TrialStatus.RUNNING))
-        heapq.heappush(queue, (now + rung - state.step, state.trial.number, rung))
-        result.steps += rung - state.step
-
-    while True:
-        while len(queue) < workers and result.steps < max_total_steps:
-            promoted = stopping.promote(list(states.values()))
-            if promoted is not None:
-                number, reason = promoted
-                result.decisions.append((number, states[number].step, "promote", reason))
-                submit(states[number])
-                continue
-            proposals = proposing.propose(1) if len(states) < trials else []
-            if not proposals:
-                break
-            configuration = proposals[0].configuration
-            trial = Trial(
-                number=len(states),
-                configuration=configuration,
-                seed=seed,
-                origin=proposals[0].origin,
-                costs=landscape.costs([configuration])[0],
-            )
-            update(TrialState(trial=trial, status=TrialStatus.PROPOSED))
-            submit(states[trial.number])
-        if not queue:
-            break
-        now, number, step = heapq.heappop(queue)
-        state = states[number]
-        configuration = state.trial.configuration
-        if landscape.diverges(configuration):
-            update(replace(state, status=TrialStatus.DIVERGED, reason="NaN loss"))
-            continue
-        score = landscape.score(configuration, step)
-        state = replace(state, curve=(*state.curve, measurement(number, step, score)))
-        if step == MAX_STEPS:
-            update(replace(state, status=TrialStatus.COMPLETED))
-            front = pareto_front(list(states.values()), scale)
-            result.trace.append((result.steps, hypervolume(front, scale)))
-            continue
-        others = [s for s in states.values() if s.trial.number != number]
-        decision = stopping.decide(state, others)
-        result.decisions.append((number, step, decision.action.value, decision.reason))
-        if decision.action is Action.CONTINUE:
-            submit(state)
-        else:
-            update(replace(state, status=TrialStatus.PAUSED, reason=decision.reason))
-    result.states = [
-        replace(s, status=TrialStatus.STOPPED) if s.status is TrialStatus.PAUSED else s
-        for s in states.values()
-    ]
+    """Simulate a job to the end of its trials; ``options`` are those of a simulation."""
+    scale = landscape.scale()
+    done = simulate(
+        landscape.space,
+        scale,
+        landscape.costs,
+        landscape,
+        max_steps=MAX_STEPS,
+        proposer=proposer,
+        stopper=stopper,
+        num_workers=workers,
+        trials=trials,
+        seed=seed,
+        **options,
+    )
+    result = JobResult(states=done.log.trials, steps=done.log.total_steps)
+    front = LiveFront(scale)
+    for moment in done.trace:
+        if moment.what == "complete":
+            front.add(done.log.states[moment.trial])
+            result.trace.append((moment.steps, hypervolume(front.members, scale)))
     return result
 
 

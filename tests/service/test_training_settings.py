@@ -152,6 +152,7 @@ class TestRefused:
             ({"optimizer": ["adam"]}, "training.optimizer: 'adam': expected 'adamw', "),
             ({"gradient_checkpointing": ["yes"]}, "'yes': expected true or false, got 'yes'"),
             ({"gradient_accumulation": [9, 1]}, "is 9, more parts than the batch has examples (8)"),
+            ({"saved_activations": ["2bit"]}, "'2bit': expected 'full' or '4bit'"),
             ({"steps": [8]}, "training.steps: cannot be searched"),
         ],
     )

@@ -88,16 +88,14 @@ def everything(checkpoint: Checkpoint) -> dict[str, bytes]:
 
 
 @every_kind
-@pytest.mark.parametrize(
-    "name", ["lora", "mixture-with-prefix", "adalora", "prune-regrow", "lottery-ticket"]
-)
+@pytest.mark.parametrize("name", ["lora", "mixture-with-prefix", "adalora", "prune-regrow"])
 def test_segments_equal_one_go_bit_for_bit(training: dict[str, Any], name: str, runs: Any) -> None:
     chosen = runs(**training)
-    whole = chosen.through(4, STEPS, name=name)
-    resumed = chosen.through(2, 4, 5, STEPS, name=name)
-    straight = chosen.through(STEPS, name=name)
-    assert everything(whole[0][1]) == everything(resumed[1][1])
-    assert everything(whole[-1][1]) == everything(resumed[-1][1]) == everything(straight[-1][1])
+    ((_, middle),) = chosen.through(4, name=name)
+    ((_, end),) = chosen.through(STEPS, name=name)
+    resumed = [checkpoint for _, checkpoint in chosen.through(2, 4, STEPS, name=name)]
+    assert everything(resumed[1]) == everything(middle)
+    assert everything(resumed[2]) == everything(end)
 
 
 @every_kind
@@ -109,9 +107,7 @@ def test_the_outputs_are_those_of_the_adapter(
         model = inject(tiny_base, tiny.configuration("lora"), tiny_plan.shape, 99)
         fill_adapter(model, tiny_plan.shape.head_paths, checkpoint.adapter)
         task = Classification()
-        outputs = evaluate(
-            model, tiny_plan.data.validation, task, batch_size=64, pad_token_id=0
-        )
+        outputs = evaluate(model, tiny_plan.data.validation, task, batch_size=64, pad_token_id=0)
         np.testing.assert_allclose(outputs, checkpoint.outputs, atol=1e-6)
         expected = task.predictions_to_metrics(outputs, checkpoint.labels)["accuracy"]
         assert measurement.score == pytest.approx(expected)

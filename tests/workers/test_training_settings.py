@@ -24,12 +24,14 @@ OWN: dict[str, Training] = {
     "accumulation": (("batch_size", 8), ("gradient_accumulation", 4)),
     "precision": (("precision", "bfloat16"),),
     "optimizer": (("optimizer", "adafactor"),),
+    "activations": (("saved_activations", "4bit"),),
     "all": (
         ("batch_size", 4),
         ("gradient_accumulation", 2),
         ("gradient_checkpointing", True),
         ("optimizer", "sgd"),
         ("precision", "bfloat16"),
+        ("saved_activations", "4bit"),
     ),
 }
 every_setting = pytest.mark.parametrize("training", OWN.values(), ids=OWN.keys())
@@ -122,7 +124,7 @@ def test_retention_is_against_the_base_in_the_same_precision(
     assert of_the_base == ["float32", "bfloat16"]
 
 
-@pytest.mark.parametrize("name", ["accumulation", "precision", "optimizer"])
+@pytest.mark.parametrize("name", ["accumulation", "precision", "optimizer", "activations"])
 def test_it_makes_a_difference(name: str, worker: Worker, tmp_path: Path) -> None:
     own, plain = (run(worker, segment(n, t)) for n, t in enumerate((OWN[name], ())))
     one, other = (read_checkpoint(tmp_path, each.checkpoint).outputs for each in (own, plain))

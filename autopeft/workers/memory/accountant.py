@@ -376,7 +376,7 @@ class Accountant:
             if label in replaced:
                 low[replaced[label]] = size
             else:
-                extra[self._shared_label(model, method, label, size)] = size
+                extra[self.shared_label(model, method, label, size)] = size
         layers = ((self.shallow.layer_of(label[0]), size) for label, size in saved.items())
         below = sum(size for layer, size in layers if layer is not None and layer < top)
         return LayerShare(low=low, extra=extra, from_below=below)
@@ -501,7 +501,7 @@ class Accountant:
                 parameter.requires_grad_(key in only)
         return self.shallow.step.saved_by_label(model)
 
-    def _shared_label(self, model: Any, method: str, label: Label, size: int) -> Any:
+    def shared_label(self, model: Any, method: str, label: Label, size: int) -> Any:
         """Return a label that other methods give as well where the base model made the storage."""
         scope, number = label
         is_wrapper = f"{scope}.base_layer" in self._module_names(model)

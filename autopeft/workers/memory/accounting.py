@@ -145,6 +145,15 @@ class StorageLabels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for handle in self._handles:
             handle.remove()
 
+    @property
+    def scope(self) -> str:
+        """Path of the innermost module running."""
+        return self._scope[-1]
+
+    def label_of(self, storage: torch.UntypedStorage) -> Label:
+        """Return the label of a storage that was made or met inside the block."""
+        return self._labels.get(storage._cdata, INPUT)
+
     def of(self, sizes: dict[int, int]) -> dict[Label, int]:
         """Return bytes by label for bytes by address; inputs of the block share one label."""
         labelled: Counter[Label] = Counter()

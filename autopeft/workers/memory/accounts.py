@@ -70,6 +70,7 @@ class Account:
         state_share: Bytes of optimiser state for each byte that trains.
         step_bytes: The optimiser's temporaries where it updates one parameter at a time.
         is_approximate: Whether it could not be measured.
+        method: Of what method it is.
     """
 
     shares: Mapping[Place, LayerShare]
@@ -84,6 +85,7 @@ class Account:
     step_bytes: int = 0
     has_lowest: bool = False
     is_approximate: bool = False
+    method: str = ""
 
     def sources(self, settings: Mapping[str, Setting], stack: int) -> tuple[Source, ...]:
         """Return the sources of a stack that a module with these settings trains."""

@@ -29,6 +29,7 @@ from autopeft.workers.memory.growth import Growth, Place, is_numeric
 from autopeft.workers.memory.optimizers import Optimizer, trained_tensors
 from autopeft.workers.memory.shallow import ShallowModel, kept_bytes
 from autopeft.workers.memory.step import TrainingStep
+from autopeft.workers.memory.wiring import Rewired, Wirings, rewired
 
 #: Told of a method before it is accounted for: its number from 1, of how many, its name.
 OnMethod = Callable[[int, int, str], None]
@@ -103,6 +104,7 @@ class Predictor:
         self._placements: dict[Module, _Placement] = {}
         self._entangled: dict[str, bool] = {}
         self._flat: dict[tuple[str, str, Setting], bool] = {}
+        self._together: dict[tuple[Any, ...], list[Rewired]] = {}
 
     @cached_property
     def _shallow(self) -> ShallowModel | None:
@@ -378,13 +380,14 @@ class Predictor:
         extra: dict[Any, int] = {}
         low: dict[Any, int] = {}
         low_bytes = grown = resident = 0.0
-        for settings, account in here:
+        changes = self._rewired(stack, here)
+        for (settings, account), change in zip(here, changes, strict=True):
             sources = account.sources(settings, stack)
             for source in sources:
                 share = account.shares[stack, source]
                 low.update(share.low)
                 low_bytes = max(low_bytes, share.low_bytes)
-                extra.update(share.extra)
+                extra.update(share.extra if change is None else change.applied(share.extra))
             if is_lowest and account.has_lowest:
                 sources = (LOWEST,)
             for source in {*sources, ""} if LOWEST not in sources else {LOWEST}:
@@ -394,11 +397,33 @@ class Predictor:
         flow = max(low_bytes, sum(low.values())) if is_lowest else self._flow[stack]
         return flow + sum(extra.values()) + grown, resident
 
+    def _rewired(self, stack: int, here: list[_Placed]) -> Sequence[Rewired | None]:
+        """Return what becomes of what the modules of a layer read, None where nothing does."""
+        if len(here) < 2 or self._wirings is None:
+            return [None] * len(here)
+        placed = [
+            (self._wirings.of(account.method, settings), self._wirings.paths(settings, stack))
+            for settings, account in here
+        ]
+        key = (stack, *((id(wirings), paths) for wirings, paths in placed))
+        if key not in self._together:
+            self._together[key] = rewired(
+                [(wirings[stack], paths) for wirings, paths in placed],
+                self._wirings.base.inputs,
+                self._wirings.made_by,
+            )
+        return self._together[key]
+
+    @cached_property
+    def _wirings(self) -> Wirings | None:
+        return None if self._accountant is None else Wirings(self._accountant)
+
     def _account(self, method: str, settings: Mapping[str, Setting]) -> Account:
         is_fixed = self._is_fixed(method, settings)
         variant = self._variant(method, settings, is_fixed=is_fixed)
         if variant not in self._accounts:
-            self._accounts[variant] = self._new_account(*variant, is_fixed=is_fixed)
+            account = self._new_account(*variant, is_fixed=is_fixed)
+            self._accounts[variant] = replace(account, method=method)
         return self._accounts[variant]
 
     def _is_fixed(self, method: str, settings: Mapping[str, Setting]) -> bool:

@@ -261,10 +261,21 @@ class TrainingStep:
         del loss
         return num_bytes
 
-    def saved_by_label(self, model: Any) -> dict[Label, int]:
-        """Return the same, storage by storage."""
+    def saved_by_label(
+        self,
+        model: Any,
+        saved: SavedStorages | None = None,
+        labels: StorageLabels | None = None,
+    ) -> dict[Label, int]:
+        """Return the same, storage by storage.
+
+        Args:
+            model: Any.
+            saved: Records what is saved; for those who look on.
+            labels: Gives the labels.
+        """
         _ = self._batch  # made before labels are given, in the first forward pass too
-        saved, labels = SavedStorages(model), StorageLabels(model)
+        saved, labels = saved or SavedStorages(model), labels or StorageLabels(model)
         with saved, labels, warnings.catch_warnings():
             # ShiRA and Super-Tuning pass by the hooks that tell which layer runs; the layer
             # around the one they pass by is told all the same.

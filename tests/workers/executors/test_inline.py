@@ -11,10 +11,10 @@ from autopeft.workers.executors.inline import InlineExecutor
 from autopeft.workers.settings import WorkersSettings
 from autopeft.workers.worker import WorkerPlan
 from tests.workers import tiny
-from tests.workers.executors.contract import ExecutorContract
+from tests.workers.executors.contract import TrainingExecutorContract
 
 
-class TestInline(ExecutorContract):
+class TestInline(TrainingExecutorContract):
     def start(
         self, plan: WorkerPlan, folder: Path, checkpoints: Path, num_workers: int
     ) -> Executor:

@@ -17,7 +17,7 @@ from autopeft.workers.executors.ray import RayExecutor
 from autopeft.workers.settings import WorkersSettings
 from autopeft.workers.worker import WorkerPlan
 from tests.workers import tiny
-from tests.workers.executors.contract import ExecutorContract
+from tests.workers.executors.contract import TrainingExecutorContract
 
 pytestmark = pytest.mark.ray
 
@@ -42,7 +42,7 @@ def start(plan: WorkerPlan, folder: Path, checkpoints: Path, num_workers: int) -
     return RayExecutor(settings, WorkersSettings(num=num_workers, cpus=1), plan)
 
 
-class TestRay(ExecutorContract):
+class TestRay(TrainingExecutorContract):
     def start(
         self, plan: WorkerPlan, folder: Path, checkpoints: Path, num_workers: int
     ) -> Executor:

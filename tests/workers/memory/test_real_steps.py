@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -124,3 +125,38 @@ def test_methods_that_pass_by_hooks_are_accounted_for_in_silence(method: str) ->
     case = Case(config=bert(), task="classification", method=method, batch=batch)
     # A warning would be an error here, and what cannot be accounted for is only estimated.
     assert not case.estimated().is_approximate
+
+
+def in_4_bits(task: str, method: str, **training: Any) -> Case:
+    return Case(
+        config=ALL_MODELS[task](),
+        task=task,
+        method=method,
+        batch=padded_batch(task, num_trained=6),
+        training=TrainingSettings(saved_activations="4bit", **training),
+    )
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", ["lora", "serial-adapter", "norms"])
+@pytest.mark.parametrize("task", ["classification", "causal-lm"])
+def test_activations_in_4_bits_are_counted_as_they_are_stored(
+    task: str, method: str, precision: str
+) -> None:
+    case = in_4_bits(task, method, precision=precision)
+    full = replace(case, training=TrainingSettings(precision=precision))
+    probed = case.probed()
+    assert probed.total_bytes == pytest.approx(case.measured(), rel=0.01)
+    assert probed.total_bytes < 0.95 * full.probed().total_bytes
+    assert case.estimated().total_bytes == pytest.approx(probed.total_bytes, rel=0.01)
+
+
+@pytest.mark.parametrize("method", ["lora", "norms"])
+@pytest.mark.parametrize("task", ["classification", "causal-lm"])
+def test_checkpointing_drops_what_is_packed(task: str, method: str) -> None:
+    case = in_4_bits(task, method, gradient_checkpointing=True)
+    full = replace(case, training=TrainingSettings(gradient_checkpointing=True))
+    probed = case.probed()
+    assert probed.total_bytes == pytest.approx(case.measured(), rel=0.01)
+    assert probed.total_bytes < full.probed().total_bytes
+    assert case.estimated().total_bytes == pytest.approx(probed.total_bytes, rel=0.01)

@@ -1,4 +1,4 @@
-"""The commands under ``autopeft bench`` and their flags; each imports what it needs when it runs."""
+"""The commands under ``autopeft bench`` and their flags; each imports what it needs when run."""
 
 from __future__ import annotations
 

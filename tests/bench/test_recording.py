@@ -145,7 +145,7 @@ def test_table_can_be_read_without_model_and_data(job: FakeJob, tmp_path: Path) 
     )
     for row in table.finals().itertuples():
         configuration = table.configurations[str(row.key)]
-        assert row.score == pytest.approx(fake_score(configuration, STEPS, int(row.seed)))
+        assert row.score == pytest.approx(fake_score(configuration, STEPS, int(str(row.seed))))
         assert configuration in table.space
     assert table.scale == log.scale
     assert table.max_steps == STEPS

@@ -323,12 +323,15 @@ class Proposal:
             ``lora-sweep``, ``mobo``, ...
         turned_down: Names of the limits without which another one would have been proposed.
         seed: What the trial is seeded with; None stands for the job's own seed.
+        doubt: Why it is probably not worth its training, though the best there is; "" where it
+            may be.
     """
 
     configuration: Configuration
     origin: str
     turned_down: tuple[str, ...] = ()
     seed: int | None = None
+    doubt: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,9 +62,7 @@ def _check_job(job: Path, overrides: Mapping[str, Any], *, wants_free: bool) -> 
     from autopeft.service.examination import examine_at_hand
 
     found = examine_at_hand(spec)
-    limits = [
-        f"{limit:g} {name}" for name, limit in spec.budget.model_dump().items() if limit is not None
-    ]
+    limits = [f"{limit:g} {name}" for name, limit in spec.budget.limits.items()]
     space = f"space {spec.space}" if isinstance(spec.space, str) else _named(spec.space)
     typer.echo(
         f"{job} is fine: {spec.name}, {spec.model.name} on {spec.data.name or spec.data.train}, "

@@ -220,7 +220,7 @@ def spent_fraction(log: JobLog) -> float:
         "minutes": log.spent_seconds / 60,
         "gpu_hours": gpus * log.busy_seconds / 3600,
     }
-    fractions = [spent[name] / limit for name, limit in limits.items() if limit]
+    fractions = [used / limits[name] for name, used in spent.items() if limits.get(name)]
     return min(1.0, max(fractions, default=0.0))
 
 

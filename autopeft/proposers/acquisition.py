@@ -19,6 +19,7 @@ from autopeft.results.front import ObjectiveScale, non_dominated
 from autopeft.surrogates.curves import CurveModel
 from autopeft.surrogates.gaussian_process import Points, cholesky_with_jitter
 from autopeft.surrogates.measured_costs import MeasuredCosts
+from autopeft.surrogates.trial_seconds import TrialSeconds
 
 Array = NDArray[np.float64]
 
@@ -43,6 +44,9 @@ class Acquisition:
         scale: How costs compare, the constraints, and the reference point.
         measured: Predicts the costs that only training tells.
         generator: Draws the scrambling of the sampled fronts.
+        seconds: By whose expected seconds a gain is divided; None for the gain as it is.
+        spread: What the standard deviations of candidates are multiplied by: above 1 to
+            explore.
 
     Completed trials may be on the front; proposed, running and paused ones may come to be: their
     final scores are sampled jointly. Stopped trials inform the model alone.
@@ -55,10 +59,15 @@ class Acquisition:
         scale: ObjectiveScale,
         measured: MeasuredCosts,
         generator: np.random.Generator,
+        *,
+        seconds: TrialSeconds | None = None,
+        spread: float = 1.0,
     ) -> None:
         self.model = model
         self.scale = scale
         self.measured = measured
+        self._seconds = seconds
+        self._spread = spread
         self.risk = FailureRisk(model, states)
         completed = [
             s
@@ -80,7 +89,16 @@ class Acquisition:
             points: The candidates.
             costs: Their known costs; the measured ones are filled in where a job has some.
         """
-        costs = self.measured.of_points(points, costs)
+        log_gain = self.log_gain(points, costs)
+        result: Array = (
+            log_gain + np.log1p(-self.risk(points, costs)) + self.measured.log_feasible(points)
+        )
+        if self._seconds is not None:
+            result = result - self._seconds.log(points.X)
+        return result
+
+    def log_gain(self, points: Points, costs: Sequence[Costs]) -> Array:
+        """Return the log of the expected gain in hypervolume of ``n`` candidates that train."""
         mean, variance, covariance = self.model.process.predict_with_covariance(
             points, self._anchors
         )
@@ -91,13 +109,21 @@ class Acquisition:
             means += (self._deviations @ gain).T
             explained = np.einsum("ij,ji->i", covariance, gain)
             sd = np.sqrt(np.maximum(variance - explained, 1e-12))
-        log_gain = log_noisy_expected_hypervolume_improvement(
-            means, sd, self.scale.costs(costs), self._partitions
+        return log_noisy_expected_hypervolume_improvement(
+            means,
+            self._spread * sd,
+            self.measured.sampled(points, costs, self._normals),
+            self._partitions,
         )
-        result: Array = (
-            log_gain + np.log1p(-self.risk(points, costs)) + self.measured.log_feasible(points)
-        )
-        return result
+
+    def log_hypervolume(self) -> float:
+        """Return the logarithm of the front's expected hypervolume; ``-inf`` without a front.
+
+        Scores are in the model's units, costs are logarithms; both as in :meth:`log_gain`.
+        """
+        volumes = [partition.dominated_volume for partition in self._partitions]
+        with np.errstate(divide="ignore"):
+            return float(np.log(np.mean(volumes)))
 
     def front(self) -> list[TrialState]:
         """Return the trials on the front of expected final scores, pending ones included."""
@@ -116,17 +142,30 @@ class Acquisition:
         self._mean, covariance = self.model.process.joint(self._anchors)
         self._costs = self.scale.costs(self.measured.of_states(self._anchor_states))
         n = len(self._anchors)
-        samples = 2**LOG2_SAMPLES if n else 1
+        is_random = n or any(name in self.scale.measured_names for name in self.scale.cost_names)
+        samples = 2**LOG2_SAMPLES if is_random else 1
         scores = np.empty((samples, 0))
+        m = len(self.scale.cost_names)
+        self._normals = np.zeros((samples, m))
+        if m and is_random:
+            self._normals = _normal_points(m, generator.spawn(1)[0])
         if n:
             self._factor = cholesky_with_jitter(covariance + 1e-9 * np.eye(n))
-            sobol = qmc.Sobol(n, scramble=True, rng=generator).random_base2(LOG2_SAMPLES)
-            normal = ndtri(np.clip(sobol, 1e-9, 1 - 1e-9))
-            self._deviations: Array = normal @ self._factor.T
+            self._deviations: Array = _normal_points(n, generator) @ self._factor.T
             scores = self._mean + self._deviations
+        known = self.measured.known(self._anchor_states)
+        costs = self.measured.sampled(self._anchors, known, self._normals)
         self._partitions = [
-            LevelPartition.of(row, self._costs, reference_score, reference) for row in scores
+            LevelPartition.of(row, costs[i % len(costs)], reference_score, reference)
+            for i, row in enumerate(scores)
         ]
+
+
+def _normal_points(n: int, generator: np.random.Generator) -> Array:
+    """Return ``s x n`` standard normal draws that fill space evenly."""
+    sobol = qmc.Sobol(n, scramble=True, rng=generator).random_base2(LOG2_SAMPLES)
+    normal: Array = ndtri(np.clip(sobol, 1e-9, 1 - 1e-9))
+    return normal
 
 
 class FailureRisk:

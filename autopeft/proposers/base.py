@@ -137,11 +137,11 @@ class Proposer(ABC):
                 names.append(WORKER_MEMORY)
         return (*names, *self.scale.limits_broken_by(costs))
 
-    def proposal(self, configuration: Configuration, origin: str) -> Proposal:
+    def proposal(self, configuration: Configuration, origin: str, *, doubt: str = "") -> Proposal:
         """Return a proposal that names the limits which turned others down since the last one."""
         names = tuple(sorted(self._turned_down))
         self._turned_down.clear()
-        return Proposal(configuration=configuration, origin=origin, turned_down=names)
+        return Proposal(configuration=configuration, origin=origin, turned_down=names, doubt=doubt)
 
     def log_allowed(
         self, configurations: Sequence[Configuration], costs: Sequence[Costs]

@@ -128,6 +128,14 @@ class LevelPartition:
             levels=np.concatenate(levels[::-1]),
         )
 
+    @property
+    def dominated_volume(self) -> float:
+        """The hypervolume of the front: of what its members dominate."""
+        above = self.levels - self.levels[0]
+        dominated = above > 0
+        sizes = np.prod(self.upper[dominated] - self.lower[dominated], axis=1)
+        return float(sizes @ above[dominated])
+
     def volumes(self, costs: Array) -> tuple[Array, Array]:
         """Return the distinct levels (``u``) and how much of each ``n`` candidates dominate.
 
@@ -175,11 +183,11 @@ def log_noisy_expected_hypervolume_improvement(
         means: ``n x s`` expected scores of the candidates given each of ``s`` samples of the
             scores of front members and pending trials.
         sd: ``n`` standard deviations given a sample; the same for each of them.
-        costs: ``n x m`` known costs.
+        costs: ``s x n x m`` costs given a sample; ``1 x n x m`` where they are known.
         partitions: The ``s`` sampled fronts.
     """
     gains = [
-        log_expected_hypervolume_improvement(means[:, s], sd, costs, partition)
+        log_expected_hypervolume_improvement(means[:, s], sd, costs[s % len(costs)], partition)
         for s, partition in enumerate(partitions)
     ]
     result: Array = _logsumexp(np.stack(gains, axis=1), axis=1) - math.log(len(partitions))

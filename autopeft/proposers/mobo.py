@@ -12,10 +12,13 @@ from autopeft.proposers.base import PROPOSERS, Proposer
 from autopeft.proposers.unseen import next_sobol
 from autopeft.records import Costs, Proposal, Trial, TrialState, TrialStatus
 from autopeft.results.front import ObjectiveScale
+from autopeft.results.live_front import LiveFront
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.surrogates.curves import BROKEN, CurveModel
+from autopeft.surrogates.gaussian_process import Points
 from autopeft.surrogates.measured_costs import MeasuredCosts
 from autopeft.surrogates.threads import one_blas_thread
+from autopeft.surrogates.trial_seconds import TrialSeconds
 
 #: Space-filling proposals between the portfolio and the model.
 NUM_SOBOL = 2
@@ -31,8 +34,15 @@ NUM_CHECKED = 32
 NUM_BEST = 6
 
 
-#: Origin of the proposals that improve the score alone.
-SCORE = "mobo:score"
+#: Proposals of the model in a row that did not reach the front before one in EXPLORE_EVERY
+#: explores, and how many times wider it takes its uncertainty to be.
+NUM_STALLED, EXPLORE_EVERY, EXPLORING_SPREAD = 8, 4, 3.0
+#: Part of the front's hypervolume, and of the best score's height, below which the gain that a
+#: proposal is expected to bring is not worth its training; measured trials before that is said.
+MIN_GAIN, MIN_MEASURED_TO_DOUBT = 3e-4, 40
+
+#: Origins of the proposals that improve the score alone, and of those that explore.
+SCORE, EXPLORE = "mobo:score", "mobo:explore"
 
 
 @PROPOSERS.register("mobo")
@@ -49,6 +59,10 @@ class MoboProposer(Proposer):
     costs as logarithms most of the volume lies at the cheap end, and there hypervolume alone
     spent all 14 proposals of a search on sst2 on at most 10 thousand parameters; the
     end of the front that people ask for first was left to the portfolio.
+
+    Gains are divided by the seconds that a trial is expected to take. While the front stands
+    still, one proposal in four takes the model to be less sure than it says. A proposal whose
+    expected gain is next to nothing carries that as its doubt, upon which a search may end.
 
     Asking for n at once equals asking n times, each proposal pending when the next is chosen.
     """
@@ -78,26 +92,27 @@ class MoboProposer(Proposer):
         k = len(states)
         measured = [s for s in states.values() if np.isfinite(s.score) and s.status not in BROKEN]
         if k >= len(portfolio) + NUM_SOBOL and len(measured) >= MIN_MEASURED:
-            scale, origin = (self.scale, "mobo") if k % 2 == 0 else (self._score_alone(), SCORE)
-            configuration = self._by_model([states[i] for i in sorted(states)], k, scale)
-            if configuration is not None:
-                return self.proposal(configuration, origin)
+            found = self._by_model([states[i] for i in sorted(states)], k)
+            if found is not None:
+                return found
         configuration = next_sobol(self.space, k, known, seed=self.seed, allows=self.allows)
         return None if configuration is None else self.proposal(configuration, "sobol")
 
-    def _score_alone(self) -> ObjectiveScale:
+    def score_alone(self) -> ObjectiveScale:
         """Return the job's scale without its costs."""
         return replace(self.scale, cost_names=(), cost_ideal=(), cost_reference=())
 
-    def _by_model(
-        self, states: Sequence[TrialState], k: int, scale: ObjectiveScale
-    ) -> Configuration | None:
+    def _by_model(self, states: Sequence[TrialState], k: int) -> Proposal | None:
         """Return the best new member of the pool; None where all of it is known."""
         generator = self.generator(k)
-        model = CurveModel(self.space, states, max_steps=self.max_steps)
-        measured = MeasuredCosts(self.space, scale, states, max_steps=self.max_steps)
-        acquisition = Acquisition(model, states, scale, measured, generator)
-        parents = acquisition.front() + _best(model, states)
+        look = _Look(self, states)
+        scale, origin, spread = self.scale, "mobo", 1.0
+        if k % 2 == 1:
+            scale, origin = self.score_alone(), SCORE
+        if k % EXPLORE_EVERY == 0 and look.num_stalled >= NUM_STALLED:
+            origin, spread = EXPLORE, EXPLORING_SPREAD
+        acquisition = look.acquisition(scale, generator, spread=spread)
+        parents = acquisition.front() + _best(look.model, states)
         pool = Pool(self, acquisition, (state.trial.configuration for state in states))
         pool.add(self.space.sample(NUM_SAMPLES, generator))
         pool.add(self._mutants(parents, generator))
@@ -109,7 +124,13 @@ class MoboProposer(Proposer):
                 for _ in range(NUM_NEIGHBOURS)
             )
         pool.name_limits()
-        return next((each for each in pool.best(NUM_CHECKED) if self.allows(each)), None)
+        chosen = next((each for each in pool.best(NUM_CHECKED) if self.allows(each)), None)
+        if chosen is None:
+            return None
+        doubt = ""
+        if origin == "mobo" and look.num_measured >= MIN_MEASURED_TO_DOUBT:
+            doubt = look.doubt(acquisition, pool.best(NUM_CHECKED), generator)
+        return self.proposal(chosen, origin, doubt=doubt)
 
     def _mutants(
         self, parents: Sequence[TrialState], generator: np.random.Generator
@@ -129,6 +150,88 @@ class MoboProposer(Proposer):
             costs=self.costs([proposal.configuration])[0],
         )
         return TrialState(trial=trial, status=TrialStatus.PROPOSED)
+
+
+class _Look:
+    """One look at a job: what is fitted to its trials for one proposal.
+
+    Args:
+        proposer: Gives space and scale.
+        states: Every trial of the job, by number.
+    """
+
+    def __init__(self, proposer: MoboProposer, states: Sequence[TrialState]) -> None:
+        self._proposer = proposer
+        self._states = states
+        space, max_steps = proposer.space, proposer.max_steps
+        self.model = CurveModel(space, states, max_steps=max_steps)
+        self._measured = MeasuredCosts(space, proposer.scale, states, max_steps=max_steps)
+        self._seconds = TrialSeconds(space, states)
+        self.num_measured = sum(np.isfinite(s.score) and s.status not in BROKEN for s in states)
+
+    def acquisition(
+        self, scale: ObjectiveScale, generator: np.random.Generator, *, spread: float = 1.0
+    ) -> Acquisition:
+        """Return the value of candidates on a scale."""
+        return Acquisition(
+            self.model,
+            self._states,
+            scale,
+            self._measured.on(scale),
+            generator,
+            seconds=self._seconds,
+            spread=spread,
+        )
+
+    @property
+    def num_stalled(self) -> int:
+        """Trials of the model since the newest one that is on the front."""
+        front = LiveFront(self._proposer.scale)
+        for state in self._states:
+            front.add(state)
+        newest = max((state.trial.number for state in front.members), default=-1)
+        return sum(
+            state.trial.number > newest
+            and state.status.is_final
+            and state.trial.origin.startswith("mobo")
+            for state in self._states
+        )
+
+    def doubt(
+        self,
+        acquisition: Acquisition,
+        best: Sequence[Configuration],
+        generator: np.random.Generator,
+    ) -> str:
+        """Return why even the best candidates are not worth their training; "" if they may be.
+
+        Args:
+            acquisition: The expected gain in hypervolume.
+            best: Candidates with the largest such gain.
+            generator: Draws candidates that might improve the score.
+        """
+        points = self.model.points_untried(best)
+        costs = self._proposer.costs(best)
+        gain = _share(acquisition, points, costs)
+        if gain >= MIN_GAIN:
+            return ""
+        alone = self.acquisition(self._proposer.score_alone(), generator)
+        others = list(best) + self._proposer.space.sample(NUM_SAMPLES, generator)
+        points = self.model.points_untried(others)
+        height = _share(alone, points, self._proposer.costs(others))
+        if height >= MIN_GAIN:
+            return ""
+        return (
+            f"no configuration is expected to enlarge the front's hypervolume by more than "
+            f"{gain:.3%} of it, nor the best score's height above the reference by more than "
+            f"{height:.3%}"
+        )
+
+
+def _share(acquisition: Acquisition, points: Points, costs: Sequence[Costs]) -> float:
+    """Return the largest expected gain over the hypervolume there is."""
+    gains = acquisition.log_gain(points, costs)
+    return float(np.exp(np.max(gains) - acquisition.log_hypervolume()))
 
 
 class Pool:

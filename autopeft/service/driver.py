@@ -62,6 +62,8 @@ if TYPE_CHECKING:
 POLL_SECONDS = 1.0
 #: Configurations that are looked at to tell a space that is spent from one that is cut down.
 NUM_LOOKED_AT = 64
+#: What the reason of an early end begins with.
+IMPROBABLE = "further improvement is improbable"
 #: Trials that must have been measured before they tell what the job will cost.
 NUM_TRIALS_TO_QUOTE = 5
 
@@ -181,6 +183,8 @@ class Driver:
             clock=clock,
         )
         self.is_quoted = False
+        #: Why the latest proposal is probably not worth its training; "" where it may be.
+        self.doubt = ""
         for state in self.log.trials:
             self._note_checkpoint(state)
             self.proposer.observe(state)
@@ -280,6 +284,9 @@ class Driver:
             if self.spec.budget.trials is not None and number >= self.spec.budget.trials:
                 return None
             proposals = self.proposer.propose(1)
+            self.doubt = proposals[0].doubt if proposals else ""
+            if self.spec.budget.end_early and self.doubt:
+                return None
             if not proposals or not self._take(proposals[0]):
                 return None
             self._hold_back(self.log.states[number])
@@ -432,6 +439,8 @@ class Driver:
         trials = self.spec.budget.trials
         if trials is not None and len(self.log.states) >= trials:
             return f"the budget of {counted(trials, 'trial')} is spent"
+        if self.spec.budget.end_early and self.doubt:
+            return f"{IMPROBABLE}: {self.doubt}"
         if not self._all_are_allowed():
             limits = [str(each) for each in self.workbench.scale.constraints]
             known = self.log.limits or ()

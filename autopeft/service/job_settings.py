@@ -59,13 +59,24 @@ class BudgetSettings(Settings):
         description="Hours of GPUs at work, or of workers where they have no GPU; never exceeded: "
         "a segment is sent only where its expected time still fits.",
     )
+    end_early: bool = Field(
+        True,
+        description="End before the limits, once the proposer expects of no configuration an "
+        "improvement worth its training.",
+    )
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> Self:
-        if all(limit is None for limit in dict(self).values()):
-            limits = ", ".join(type(self).model_fields)
-            raise ValueError(f"names no limit; give at least one of {limits}")
+        if not self.limits:
+            names = ", ".join(name for name in type(self).model_fields if name != "end_early")
+            raise ValueError(f"names no limit; give at least one of {names}")
         return self
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are given, by name."""
+        given = {name: limit for name, limit in dict(self).items() if name != "end_early"}
+        return {name: limit for name, limit in given.items() if limit is not None}
 
 
 def _limits_in_units(value: Any) -> Any:

@@ -12,7 +12,7 @@ from autopeft.results import job_log
 from autopeft.results.job_log import JobLog
 from autopeft.results.sqlite_store import SqliteStore
 from autopeft.results.store import Store
-from autopeft.service.driver import Driver, make_parts
+from autopeft.service.driver import IMPROBABLE, Driver, make_parts
 from autopeft.service.job_spec import JobSpec
 from autopeft.service.jobs import JobFolder, recorded_versions
 from autopeft.service.kept_checkpoints import CheckpointFolder
@@ -84,7 +84,8 @@ def resume_job(
         folder: The job's folder.
         observer: Told of all that happens.
         budget: Larger limits than the recorded ones, by name (``trials``, ``steps``,
-            ``minutes``, ``gpu_hours``); they are recorded and hold from now on.
+            ``minutes``, ``gpu_hours``); they are recorded and hold from now on. Who raises
+            one of a job that ended early wants it to go on: then it does not end early again.
         make_parts: Makes what proposes and what stops.
 
     Raises:
@@ -104,6 +105,8 @@ def resume_job(
             )
         if not budget and log.end_reason is not None:
             return log
+        if budget and (log.end_reason or "").startswith(IMPROBABLE):
+            budget = {**budget, "end_early": False}
         spec = JobSpec.from_json(log.spec).with_budget(**{**log.budget, **(budget or {})})
         _require_room(spec, log, budget or {})
         run = begin_run(store)

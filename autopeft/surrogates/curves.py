@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +14,23 @@ from numpy.typing import NDArray
 from autopeft.records import TrialState, TrialStatus
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.search_spaces.space import SearchSpace
-from autopeft.surrogates.gaussian_process import GaussianProcess, Points
+from autopeft.surrogates.gaussian_process import (
+    GaussianProcess,
+    Hyperparameters,
+    Points,
+    fit_hyperparameters,
+)
 
 Array = NDArray[np.float64]
 
 #: Most measurements that enter a fit. Exact inference grows with their cube.
 MAX_POINTS = 400
+#: Most measurements that hyperparameters are fitted to: they hardly change with more.
+MAX_FIT_POINTS = 256
+#: Most fits that are remembered.
+MAX_FITTED = 512
+#: Fits, by a digest of what they were fitted to and started from.
+_FITTED: dict[bytes, Hyperparameters] = {}
 #: Most by which the spread of scores grows or shrinks from one rung to the next, and the weight,
 #: in trials, of the guess that it does not.
 MAX_SLOPE, PRIOR_PAIRS = 4.0, 3.0
@@ -109,8 +122,30 @@ class ScoreWarp:
         return np.where(below > 0, -self.knee - np.log1p(below), z)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Data:
+    """What a process is conditioned on.
+
+    Attributes:
+        lines: Carry scores to the last step.
+        warp: Maps what was carried to about unit scale.
+        points: ``n`` points.
+        y: ``n`` warped scores.
+    """
+
+    lines: RungLines
+    warp: ScoreWarp
+    points: Points
+    y: Array
+
+
 class CurveModel:
     """The posterior over warped scores, given every curve of a job.
+
+    Its hyperparameters are those of the first trials of the job alone, as many as the last
+    :func:`milestone` that was passed, found by starting from those of the largest power of two
+    below. That is a function of the states, whatever was fitted before, and yet a fit serves
+    until one of these trials is measured again.
 
     Args:
         space: Encodes configurations.
@@ -125,21 +160,34 @@ class CurveModel:
         self.space = space
         self.max_steps = max_steps
         self._encoded: dict[int, Array] = {}
-        chosen = _chosen_measurements(states)
-        if not chosen:
+        ordered = sorted(states, key=lambda state: state.trial.number)
+        measured = [state for state in ordered if _finite(state)]
+        if not measured:
             raise ValueError("no trial has a finite measurement")
-        by_number = {state.trial.number: state for state in states}
-        self._remember([by_number[number] for number in sorted({row[0] for row in chosen})])
-        self.lines = RungLines.fit([curve for curve in map(_finite, states) if curve])
-        carried = {number: self.lines(score, step) for number, step, score in chosen}
-        self.warp = ScoreWarp.fit(np.array(list(carried.values())))
+        self._remember(measured)
+        data = self._data(measured)
+        self.lines, self.warp = data.lines, data.warp
+        num_fitted = milestone(len(measured))
+        start = None
+        if num_fitted > 2:
+            num_start = 2 ** ((num_fitted - 1).bit_length() - 1)
+            start = _known_hyperparameters(self._data(measured[:num_start]), None)
+        hyperparameters = _known_hyperparameters(self._data(measured[:num_fitted]), start)
+        self.process = GaussianProcess(data.points, data.y, hyperparameters)
+
+    def _data(self, states: Sequence[TrialState]) -> _Data:
+        """Return what trials with finite measurements say."""
+        chosen = _chosen_measurements(states)
+        lines = RungLines.fit([_finite(state) for state in states])
+        carried = {number: lines(score, step) for number, step, score in chosen}
+        warp = ScoreWarp.fit(np.array(list(carried.values())))
         points = Points(
             X=np.stack([self._encoded[number] for number, _, _ in chosen]),
-            progress=np.array([step / max_steps for _, step, _ in chosen]),
+            progress=np.array([step / self.max_steps for _, step, _ in chosen]),
             trials=np.array([number for number, _, _ in chosen], dtype=np.int64),
         )
-        y = np.array([self.lines(score, step) for _, step, score in chosen])
-        self.process = GaussianProcess.fit(points, self.warp(y))
+        y = warp(np.array([lines(score, step) for _, step, score in chosen]))
+        return _Data(lines=lines, warp=warp, points=points, y=y)
 
     def value(self, score: float, step: int) -> float:
         """Return the model's units for a score measured at a step; increasing in the score."""
@@ -166,6 +214,34 @@ class CurveModel:
         if new:
             encoded = self.space.encode([trial.configuration for trial in new])
             self._encoded.update({t.number: x for t, x in zip(new, encoded, strict=True)})
+
+
+def milestone(n: int) -> int:
+    """Return the largest number of trials, up to ``n``, at which hyperparameters are fitted anew.
+
+    Every number up to 8, then steps of an eighth: hyperparameters hardly change in between.
+    """
+    found = 1
+    while (after := found + max(1, found // 8)) <= n:
+        found = after
+    return found
+
+
+def _known_hyperparameters(data: _Data, start: Hyperparameters | None) -> Hyperparameters:
+    """Return the hyperparameters of maximum a posteriori; the same data are fitted once."""
+    last = slice(max(0, len(data.points) - MAX_FIT_POINTS), None)
+    points, y = data.points.rows(last), data.y[last]
+    arrays: list[NDArray[Any]] = [points.X, points.progress, points.trials, y]
+    if start is not None:
+        arrays.append(start.logs)
+    key = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).digest()
+    found = _FITTED.get(key)
+    if found is None:
+        found = fit_hyperparameters(points, y, start=start)
+        while len(_FITTED) >= MAX_FITTED:
+            del _FITTED[next(iter(_FITTED))]
+        _FITTED[key] = found
+    return found
 
 
 def has_measurements(states: Sequence[TrialState]) -> bool:

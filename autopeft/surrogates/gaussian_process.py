@@ -96,6 +96,12 @@ class Hyperparameters:
     noise: float
     progress_lengthscale: float
 
+    @property
+    def logs(self) -> Array:
+        """The vector that is optimised; :meth:`from_logs` reads it."""
+        scales = (self.lasting, self.changing, self.trend, self.trial, self.noise)
+        return np.log([*self.lengthscales, *scales, self.progress_lengthscale])
+
     @classmethod
     def from_logs(cls, theta: Array) -> Hyperparameters:
         """Read the vector that is optimised: lengthscales first, then the scales."""
@@ -139,19 +145,8 @@ class GaussianProcess:
         Raises:
             ValueError: no points, or ``y`` is not finite or not of their number.
         """
-        if len(points) == 0 or y.shape != (len(points),) or not np.all(np.isfinite(y)):
-            raise ValueError(f"expected {len(points)} > 0 finite scores, got shape {y.shape}")
-        subset = slice(max(0, len(points) - max_fit_points), None)
-        objective = _Objective(points.rows(subset), y[subset])
-        found = minimize(
-            objective,
-            objective.prior_modes,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=objective.bounds,
-            options={"maxiter": _MAX_ITERATIONS, "ftol": 1e-7, "gtol": 1e-3},
-        )
-        return cls(points, y, Hyperparameters.from_logs(np.asarray(found.x)))
+        last = slice(max(0, len(points) - max_fit_points), None)
+        return cls(points, y, fit_hyperparameters(points.rows(last), y[last]))
 
     def predict(self, points: Points) -> tuple[Array, Array]:
         """Return mean and variance of the noise-free score at each of ``n`` points."""
@@ -205,6 +200,33 @@ class GaussianProcess:
         if a is b:
             np.fill_diagonal(same, 1.0)
         return over_x * (h.lasting + h.changing * over_t) + h.trend * over_t + h.trial * same
+
+
+def fit_hyperparameters(
+    points: Points, y: Array, *, start: Hyperparameters | None = None
+) -> Hyperparameters:
+    """Return the hyperparameters of maximum a posteriori.
+
+    Args:
+        points: ``n`` points.
+        y: ``n`` finite scores of about unit scale and centre 0.
+        start: Where to start: what was found for fewer points, say. None for the prior's mode.
+
+    Raises:
+        ValueError: no points, or ``y`` is not finite or not of their number.
+    """
+    if len(points) == 0 or y.shape != (len(points),) or not np.all(np.isfinite(y)):
+        raise ValueError(f"expected {len(points)} > 0 finite scores, got shape {y.shape}")
+    objective = _Objective(points, y)
+    found = minimize(
+        objective,
+        objective.prior_modes if start is None else start.logs,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=objective.bounds,
+        options={"maxiter": _MAX_ITERATIONS, "ftol": 1e-7, "gtol": 1e-3},
+    )
+    return Hyperparameters.from_logs(np.asarray(found.x))
 
 
 class _Objective:

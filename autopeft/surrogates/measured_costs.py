@@ -2,16 +2,18 @@
 
 Each measured cost (seconds, retention) that is an objective or under a constraint gets a
 Gaussian process of its own over the encoded configurations, on the scale it is compared on.
-As an objective its posterior mean stands in for the cost; under a constraint its posterior
-gives the probability that the limit is kept, by which a candidate's gain is weighted (Gardner
-et al., "Bayesian optimization with inequality constraints", ICML 2014, equation 4). Deviation
-from a joint treatment of several uncertain objectives: the gain is integrated over the score
-alone, so that its closed form stays; the spread of a measured objective is left out.
+As an objective it is drawn from its posterior, so that a gain with a closed form given the costs
+is averaged over them; under a constraint its posterior gives the probability that the limit is
+kept, by which a candidate's gain is weighted (Gardner et al., "Bayesian optimization with
+inequality constraints", ICML 2014, equation 4). Deviations from a joint treatment of several
+uncertain objectives: score and costs are independent given the configuration, and in one draw a
+cost deviates by as many standard deviations for all configurations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,6 +57,12 @@ class MeasuredCosts:
         self._max_steps = max_steps
         self._models = {name: self._fit(name, states) for name in scale.measured_names}
 
+    def on(self, scale: ObjectiveScale) -> MeasuredCosts:
+        """Return the same predictions on a scale with some of the objectives alone."""
+        other = copy(self)
+        other._scale = scale
+        return other
+
     def of_candidates(
         self, configurations: Sequence[Configuration], costs: Sequence[Costs]
     ) -> list[Costs]:
@@ -74,9 +82,40 @@ class MeasuredCosts:
             ]
         return filled
 
+    def sampled(self, points: Points, costs: Sequence[Costs], normals: Array) -> Array:
+        """Return comparable costs, the measured objectives drawn from their posteriors.
+
+        Args:
+            points: ``n`` configurations.
+            costs: What is known of each; a measured cost that is known is not drawn.
+            normals: ``s x m`` standard normal draws, one for each cost and sample.
+
+        Returns:
+            ``s x n x m`` logarithms; ``1 x n x m`` where nothing has to be drawn.
+        """
+        known = self._scale.costs(self.of_points(points, costs) if len(points) else costs)
+        found: Array = known[None]
+        for column, name in enumerate(self._scale.cost_names):
+            if name not in self._models or not len(points):
+                continue
+            mean, variance = self._models[name].predict(points)
+            is_drawn = np.array([getattr(cost, name) is None for cost in costs])
+            if not is_drawn.any():
+                continue
+            if len(found) == 1:
+                found = np.repeat(found, len(normals), axis=0)
+            drawn = mean + np.sqrt(variance) * normals[:, column, None]
+            measured = comparable(name, [getattr(cost, name) or 0.0 for cost in costs])
+            found[:, :, column] = np.where(is_drawn, drawn, measured)
+        return found
+
+    def known(self, states: Sequence[TrialState]) -> list[Costs]:
+        """Return what is known of the costs of ``n`` trials at full length."""
+        return [self._at_full_length(state) for state in states]
+
     def of_states(self, states: Sequence[TrialState]) -> list[Costs]:
         """Return the costs of ``n`` trials at full length: measured, or else predicted."""
-        known = [self._at_full_length(state) for state in states]
+        known = self.known(states)
         if not self._models or not states:
             return known
         predicted = self.of_candidates([s.trial.configuration for s in states], known)

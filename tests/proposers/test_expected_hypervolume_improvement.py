@@ -181,7 +181,7 @@ def test_noisy_average_is_the_mean_over_fronts() -> None:
     partitions = [LevelPartition.of(s, c, 0.0, np.ones(2)) for s, c in fronts]
     means, sd = generator.uniform(0, 1, (9, 4)), generator.uniform(0.1, 0.3, 9)
     costs = generator.uniform(0, 0.9, (9, 2))
-    noisy = log_noisy_expected_hypervolume_improvement(means, sd, costs, partitions)
+    noisy = log_noisy_expected_hypervolume_improvement(means, sd, costs[None], partitions)
     each = [
         np.exp(log_expected_hypervolume_improvement(means[:, s], sd, costs, partition))
         for s, partition in enumerate(partitions)

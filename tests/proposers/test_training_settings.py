@@ -42,7 +42,7 @@ def test_a_large_space_yields_members_that_differ_in_settings(name: str) -> None
     space = load_space({"preset": "default", "training": SMALL_SPACE["training"]}, bert_shape())
     proposals = play(build(name, Landscape(space=space)), Landscape(space=space), 16)
     assert [space.explain(p.configuration) for p in proposals] == [[]] * 16
-    assert len({p.configuration.training for p in proposals}) >= 4
+    assert len({p.configuration.training for p in proposals}) >= 3
 
 
 def test_the_baseline_keeps_the_defaults() -> None:

@@ -116,14 +116,24 @@ class Acquisition:
             self._partitions,
         )
 
-    def log_hypervolume(self) -> float:
-        """Return the logarithm of the front's expected hypervolume; ``-inf`` without a front.
+    def largest_share(self, points: Points, costs: Sequence[Costs]) -> float:
+        """Return the largest expected gain of candidates over the hypervolume of the front.
 
-        Scores are in the model's units, costs are logarithms; both as in :meth:`log_gain`.
+        In the scores' own units, as far as they lie where the model's are linear in them; 1
+        where there is no front yet.
         """
-        volumes = [partition.dominated_volume for partition in self._partitions]
-        with np.errstate(divide="ignore"):
-            return float(np.log(np.mean(volumes)))
+        done = [s for s in self._anchor_states if s.status is TrialStatus.COMPLETED]
+        if not done:
+            return 1.0
+        scores = np.array([state.score for state in done])
+        reference = self.scale.score_reference
+        if not np.isfinite(reference):
+            reference = float(scores.min())
+        volume = LevelPartition.of(
+            scores, self.scale.costs(self.measured.of_states(done)), reference, self._reference
+        ).dominated_volume(reference)
+        gain = float(np.exp(np.max(self.log_gain(points, costs)))) * self.model.warp.scale
+        return gain / volume if volume > 0 else 1.0
 
     def front(self) -> list[TrialState]:
         """Return the trials on the front of expected final scores, pending ones included."""
@@ -138,7 +148,7 @@ class Acquisition:
             reference_score = -10.0
         reference = self.scale.cost_reference_point
         span = np.maximum(reference - self.scale.cost_ideal_point, 1.0)
-        reference = reference + COST_MARGIN * span
+        self._reference: Array = reference + COST_MARGIN * span
         self._mean, covariance = self.model.process.joint(self._anchors)
         self._costs = self.scale.costs(self.measured.of_states(self._anchor_states))
         n = len(self._anchors)
@@ -156,7 +166,7 @@ class Acquisition:
         known = self.measured.known(self._anchor_states)
         costs = self.measured.sampled(self._anchors, known, self._normals)
         self._partitions = [
-            LevelPartition.of(row, costs[i % len(costs)], reference_score, reference)
+            LevelPartition.of(row, costs[i % len(costs)], reference_score, self._reference)
             for i, row in enumerate(scores)
         ]
 

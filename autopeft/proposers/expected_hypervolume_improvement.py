@@ -128,10 +128,9 @@ class LevelPartition:
             levels=np.concatenate(levels[::-1]),
         )
 
-    @property
-    def dominated_volume(self) -> float:
-        """The hypervolume of the front: of what its members dominate."""
-        above = self.levels - self.levels[0]
+    def dominated_volume(self, reference_score: float) -> float:
+        """Return the hypervolume of the front, above the reference it was made with."""
+        above = self.levels - reference_score
         dominated = above > 0
         sizes = np.prod(self.upper[dominated] - self.lower[dominated], axis=1)
         return float(sizes @ above[dominated])

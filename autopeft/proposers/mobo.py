@@ -15,7 +15,6 @@ from autopeft.results.front import ObjectiveScale
 from autopeft.results.live_front import LiveFront
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.surrogates.curves import BROKEN, CurveModel
-from autopeft.surrogates.gaussian_process import Points
 from autopeft.surrogates.measured_costs import MeasuredCosts
 from autopeft.surrogates.threads import one_blas_thread
 from autopeft.surrogates.trial_seconds import TrialSeconds
@@ -212,13 +211,13 @@ class _Look:
         """
         points = self.model.points_untried(best)
         costs = self._proposer.costs(best)
-        gain = _share(acquisition, points, costs)
+        gain = acquisition.largest_share(points, costs)
         if gain >= MIN_GAIN:
             return ""
         alone = self.acquisition(self._proposer.score_alone(), generator)
         others = list(best) + self._proposer.space.sample(NUM_SAMPLES, generator)
         points = self.model.points_untried(others)
-        height = _share(alone, points, self._proposer.costs(others))
+        height = alone.largest_share(points, self._proposer.costs(others))
         if height >= MIN_GAIN:
             return ""
         return (
@@ -226,12 +225,6 @@ class _Look:
             f"{gain:.3%} of it, nor the best score's height above the reference by more than "
             f"{height:.3%}"
         )
-
-
-def _share(acquisition: Acquisition, points: Points, costs: Sequence[Costs]) -> float:
-    """Return the largest expected gain over the hypervolume there is."""
-    gains = acquisition.log_gain(points, costs)
-    return float(np.exp(np.max(gains) - acquisition.log_hypervolume()))
 
 
 class Pool:

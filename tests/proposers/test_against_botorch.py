@@ -118,9 +118,7 @@ def closed_form(scene: Scene, log2_samples: int = 10, seed: int = 0) -> Array:
     ]
     candidate_costs = scene.costs(scene.candidates)
     return np.exp(
-        log_noisy_expected_hypervolume_improvement(
-            means, sd, candidate_costs[None], partitions
-        )
+        log_noisy_expected_hypervolume_improvement(means, sd, candidate_costs[None], partitions)
     )
 
 

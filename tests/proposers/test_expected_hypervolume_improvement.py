@@ -245,3 +245,20 @@ def test_boxes_tile_the_space_below_the_reference(k: int) -> None:
         partition.levels[inside.argmax(axis=1)],
         volume(scores[keep], costs[keep], np.ones(2), points),
     )
+
+
+@pytest.mark.parametrize("m", [0, 1, 2, 3])
+def test_the_volume_of_a_front_is_the_sum_of_its_members_gains(m: int) -> None:
+    generator = np.random.default_rng(m)
+    scores, costs = generator.random(12).round(1), generator.random((12, m)).round(1)
+    reference = np.full(m, 0.95)
+    total = 0.0
+    for k in range(len(scores)):
+        before = LevelPartition.of(scores[:k], costs[:k], 0.1, reference)
+        gain = log_expected_hypervolume_improvement(
+            scores[k : k + 1], np.zeros(1), costs[k : k + 1], before
+        )
+        total += float(np.exp(gain[0]))
+    partition = LevelPartition.of(scores, costs, 0.1, reference)
+    assert total > 0
+    assert partition.dominated_volume(0.1) == pytest.approx(total)

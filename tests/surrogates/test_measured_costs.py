@@ -136,3 +136,28 @@ def test_costs_of_a_state_take_the_latest_measurement(landscape: Landscape) -> N
     )
     assert "retention" not in state.trial.costs.to_json()
     assert Costs(**state.costs.to_json()) == state.costs
+
+
+def test_costs_not_measured_yet_are_drawn_from_their_posterior(landscape: Landscape) -> None:
+    states = measured_states(landscape, 12)
+    scale = scale_with(landscape, "num_trainable_parameters", TRAIN_SECONDS)
+    measured = MeasuredCosts(landscape.space, scale, states, max_steps=MAX_STEPS)
+    candidates = landscape.space.sample(5, np.random.default_rng(9))
+    points = Points.untried(landscape.space.encode(candidates))
+    costs = landscape.costs(candidates)
+    normals = np.column_stack([np.full(3, 99.0), [-1.0, 0.0, 1.0]])
+    drawn = measured.sampled(points, costs, normals)
+    assert drawn.shape == (3, 5, 2)
+    np.testing.assert_array_equal(drawn[0, :, 0], drawn[2, :, 0])
+    assert np.all(np.diff(drawn[:, :, 1], axis=0) > 0)
+    middle = comparable(TRAIN_SECONDS, [c.train_seconds for c in measured.of_points(points, costs)])
+    np.testing.assert_allclose(drawn[1, :, 1], middle, atol=0.06)  # rounded to their resolution
+
+
+def test_known_costs_are_not_drawn(landscape: Landscape) -> None:
+    states = measured_states(landscape, 12)
+    scale = scale_with(landscape, "num_trainable_parameters", TRAIN_SECONDS)
+    measured = MeasuredCosts(landscape.space, scale, states, max_steps=MAX_STEPS)
+    points = Points.untried(landscape.space.encode([s.trial.configuration for s in states]))
+    drawn = measured.sampled(points, measured.known(states), np.ones((4, 2)))
+    np.testing.assert_array_equal(drawn, scale.costs(measured.of_states(states))[None])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autopeft.proposers.acquisition import Acquisition
 from autopeft.proposers.base import PROPOSERS, Proposer
@@ -15,6 +16,7 @@ from autopeft.results.front import ObjectiveScale
 from autopeft.results.live_front import LiveFront
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.surrogates.curves import BROKEN, CurveModel
+from autopeft.surrogates.gaussian_process import Points
 from autopeft.surrogates.measured_costs import MeasuredCosts
 from autopeft.surrogates.threads import one_blas_thread
 from autopeft.surrogates.trial_seconds import TrialSeconds
@@ -23,8 +25,10 @@ from autopeft.surrogates.trial_seconds import TrialSeconds
 NUM_SOBOL = 2
 #: Measured trials below which there is nothing to model.
 MIN_MEASURED = 4
-#: The pool: fresh samples, and mutants of the trials that are best or on the front.
+#: The pool: samples of the space, and mutants of the trials that are best or on the front.
 NUM_SAMPLES, NUM_MUTANTS = 768, 384
+#: Proposals in a row that look at the same samples: predicting their costs takes the longest.
+NUM_SHARING = 8
 #: Local search: candidates kept, mutants of each, rounds.
 NUM_KEPT, NUM_NEIGHBOURS, NUM_ROUNDS = 8, 12, 3
 #: Best candidates of which the first that keeps all limits is proposed.
@@ -65,6 +69,8 @@ class MoboProposer(Proposer):
 
     Asking for n at once equals asking n times, each proposal pending when the next is chosen.
     """
+
+    _samples: tuple[int, Candidates] | None = None
 
     def propose(self, n: int) -> list[Proposal]:
         """Return up to ``n`` configurations, best first."""
@@ -113,7 +119,7 @@ class MoboProposer(Proposer):
         acquisition = look.acquisition(scale, generator, spread=spread)
         parents = acquisition.front() + _best(look.model, states)
         pool = Pool(self, acquisition, (state.trial.configuration for state in states))
-        pool.add(self.space.sample(NUM_SAMPLES, generator))
+        pool.add_candidates(self.samples(k))
         pool.add(self._mutants(parents, generator))
         for _ in range(NUM_ROUNDS):
             kept = pool.best(NUM_KEPT)
@@ -128,8 +134,26 @@ class MoboProposer(Proposer):
             return None
         doubt = ""
         if origin == "mobo" and look.num_measured >= MIN_MEASURED_TO_DOUBT:
-            doubt = look.doubt(acquisition, pool.best(NUM_CHECKED), generator)
+            best = self.candidates(pool.best(NUM_CHECKED))
+            doubt = look.doubt(acquisition, best, generator, k)
         return self.proposal(chosen, origin, doubt=doubt)
+
+    def samples(self, k: int) -> Candidates:
+        """Return samples of the space for proposal number ``k``, as known to the proposer."""
+        block = k // NUM_SHARING
+        if self._samples is None or self._samples[0] != block:
+            generator = np.random.default_rng([self.seed, block, NUM_SAMPLES])
+            drawn = tuple(dict.fromkeys(self.space.sample(NUM_SAMPLES, generator)))
+            self._samples = block, self.candidates(drawn)
+        return self._samples[1]
+
+    def candidates(self, configurations: Sequence[Configuration]) -> Candidates:
+        """Return what is known of configurations before they are tried."""
+        return Candidates(
+            configurations=tuple(configurations),
+            points=Points.untried(self.space.encode(configurations)),
+            costs=tuple(self.costs(configurations)),
+        )
 
     def _mutants(
         self, parents: Sequence[TrialState], generator: np.random.Generator
@@ -149,6 +173,29 @@ class MoboProposer(Proposer):
             costs=self.costs([proposal.configuration])[0],
         )
         return TrialState(trial=trial, status=TrialStatus.PROPOSED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """Configurations with what is known of them before they are tried.
+
+    Attributes:
+        configurations: ``n`` distinct ones.
+        points: Their ``n`` points at full progress.
+        costs: Their ``n`` known costs.
+    """
+
+    configurations: tuple[Configuration, ...]
+    points: Points
+    costs: tuple[Costs, ...]
+
+    def rows(self, index: NDArray[np.intp]) -> Candidates:
+        """Return some of the candidates."""
+        return Candidates(
+            configurations=tuple(self.configurations[i] for i in index),
+            points=self.points.rows(index),
+            costs=tuple(self.costs[i] for i in index),
+        )
 
 
 class _Look:
@@ -197,27 +244,22 @@ class _Look:
         )
 
     def doubt(
-        self,
-        acquisition: Acquisition,
-        best: Sequence[Configuration],
-        generator: np.random.Generator,
+        self, acquisition: Acquisition, best: Candidates, generator: np.random.Generator, k: int
     ) -> str:
         """Return why even the best candidates are not worth their training; "" if they may be.
 
         Args:
             acquisition: The expected gain in hypervolume.
             best: Candidates with the largest such gain.
-            generator: Draws candidates that might improve the score.
+            generator: Seeds the gain in score alone.
+            k: Number of the proposal.
         """
-        points = self.model.points_untried(best)
-        costs = self._proposer.costs(best)
-        gain = acquisition.largest_share(points, costs)
+        gain = acquisition.largest_share(best.points, best.costs)
         if gain >= MIN_GAIN:
             return ""
         alone = self.acquisition(self._proposer.score_alone(), generator)
-        others = list(best) + self._proposer.space.sample(NUM_SAMPLES, generator)
-        points = self.model.points_untried(others)
-        height = alone.largest_share(points, self._proposer.costs(others))
+        samples = self._proposer.samples(k)
+        height = max(alone.largest_share(each.points, each.costs) for each in (best, samples))
         if height >= MIN_GAIN:
             return ""
         return (
@@ -231,14 +273,14 @@ class Pool:
     """Distinct candidates with their expected gain.
 
     Args:
-        proposer: Gives space and costs.
+        proposer: Gives what is known of candidates.
         acquisition: Values candidates.
         excluded: Configurations that are no candidates.
     """
 
     def __init__(
         self,
-        proposer: Proposer,
+        proposer: MoboProposer,
         acquisition: Acquisition,
         excluded: Iterable[Configuration],
     ) -> None:
@@ -251,18 +293,25 @@ class Pool:
     def add(self, configurations: Iterable[Configuration]) -> None:
         """Value the configurations that are new."""
         new = [c for c in dict.fromkeys(configurations) if c not in self._seen]
-        if not new:
+        if new:
+            self.add_candidates(self._proposer.candidates(new))
+
+    def add_candidates(self, candidates: Candidates) -> None:
+        """Value distinct candidates; those seen before are passed over."""
+        is_new = np.array([c not in self._seen for c in candidates.configurations], dtype=bool)
+        if not is_new.any():
             return
-        self._seen.update(new)
-        costs: list[Costs] = self._proposer.costs(new)
-        gains = self._acquisition(self._acquisition.model.points_untried(new), costs)
+        new = candidates.rows(np.flatnonzero(is_new))
+        self._seen.update(new.configurations)
+        gains = self._acquisition(new.points, new.costs)
         favourite = int(np.argmax(gains))
         if self._favourite is None or gains[favourite] > self._favourite[0]:
-            self._favourite = float(gains[favourite]), new[favourite]
-        gains = gains + self._proposer.log_allowed(new, costs)
+            self._favourite = float(gains[favourite]), new.configurations[favourite]
+        gains = gains + self._proposer.log_allowed(new.configurations, new.costs)
         first = len(self._gains)
         self._gains += [
-            (-float(gain), first + i, c) for i, (gain, c) in enumerate(zip(gains, new, strict=True))
+            (-float(gain), first + i, c)
+            for i, (gain, c) in enumerate(zip(gains, new.configurations, strict=True))
         ]
 
     def name_limits(self) -> None:

@@ -29,6 +29,7 @@ from autopeft.workers.memory.accounting import Label
 from autopeft.workers.memory.accounts import (
     LOWEST,
     OUTSIDE,
+    VIRTUAL_TOKENS,
     Account,
     LayerShare,
     Reach,
@@ -152,6 +153,7 @@ class Accountant:
             if found is not None:
                 return found
         shallow = self.shallow
+        shallow.step.weight_labels.clear()
         model = self.build(module)
         everything = shallow.step.saved_by_label(model)
         corner = self._by_place(model, module, everything)
@@ -162,6 +164,7 @@ class Accountant:
         groups = self._groups(model, subset_names)
         shares, outside, reach = self._shares(model, module, groups, subset_names)
         shares = self.corrected(shares, everything, method, has_outside=_OUTSIDE in groups)
+        of_weights = self.of_weights(shares, method)
         resident = {place: float(amount[1]) for place, amount in corner.items() if amount[1]}
         trained = trained_tensors(self.build(module))
         excess = self._excess(module)
@@ -179,11 +182,35 @@ class Accountant:
             reach=reach,
             excess=excess,
             excess_alone=self._excess_alone(module),
+            of_weights=of_weights,
+            longer=self.longer(module),
             has_lowest=not is_placeable,
             state_share=self.optimizer.state_bytes(trained)
             / max(1, sum(tensor.nbytes for tensor in trained)),
             step_bytes=self.optimizer.step_bytes(trained, "cpu"),
         )
+
+    def of_weights(self, shares: Mapping[Place, LayerShare], method: str) -> frozenset[Any]:
+        """Return the storages of shares that do not grow with the text."""
+        labels = self.shallow.step.weight_labels
+        return frozenset(
+            key
+            for share in shares.values()
+            for key in share.extra
+            if key[0] == method and key[1:] in labels
+        )
+
+    def longer(self, module: Module, model: Any = None) -> float:
+        """Return the part of the text's length that one virtual token of a method adds to it.
+
+        0 where the layers compute no more tokens for it, as where it adds keys alone.
+        """
+        number = dict(module.settings).get(VIRTUAL_TOKENS)
+        if not isinstance(number, int):
+            return 0.0
+        step = self.shallow.step
+        longer = step.output_bytes(self.build(module) if model is None else model)
+        return (longer / step.layer_output_bytes - 1.0) / number
 
     def _excess(self, module: Module) -> dict[Place, float]:
         """Return what a module's worst moments add to what the layers keep.
@@ -538,10 +565,12 @@ class Accountant:
                     return
                 else:
                     place = (stack, self._source_of(path, layer, names))
-            total.setdefault(place, np.zeros(2))[column] += amount
+            total.setdefault(place, np.zeros(3))[column] += amount
 
-        for (scope, _), num_bytes in sizes.items():
-            add(scope, 0, num_bytes)
+        for label, num_bytes in sizes.items():
+            add(label[0], 0, num_bytes)
+            if label in shallow.step.weight_labels:
+                add(label[0], 2, num_bytes)
         for name, frozen in shallow.step.frozen_bytes(model):
             add(name, 1, frozen)
         for name, frozen in shallow.step.frozen_bytes(shallow.bare):
@@ -557,7 +586,7 @@ class Accountant:
         saved = self.shallow.step.saved_by_label(model)
         found = self._by_place(model, changed, saved)
         found |= _at_worst(self._excess(changed))
-        nothing = np.zeros(2)
+        nothing = np.zeros(3)
         more = {
             place: found.get(place, nothing) - corner.get(place, nothing)
             for place in {*found, *corner}
@@ -566,7 +595,7 @@ class Accountant:
 
 
 def _at_worst(excess: Mapping[Place, float]) -> dict[Place, Bytes]:
-    return {place: np.array([num_bytes, 0.0]) for place, num_bytes in excess.items()}
+    return {place: np.array([num_bytes, 0.0, 0.0]) for place, num_bytes in excess.items()}
 
 
 def _restricted(module: Module, source: Source) -> Module:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -96,6 +97,7 @@ class StorageLabels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._made: Counter[str] = Counter()
         self._packed: Counter[str] = Counter()
         self._labels: dict[int, Label] = {}
+        self._shapes: dict[int, torch.Size] = {}
         self._alive: list[torch.UntypedStorage] = []
         self._handles = []
         for name, module in model.named_modules():
@@ -119,16 +121,18 @@ class StorageLabels(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         for tensor in tensors_in((args, *kwargs.values())):
-            self._label(tensor.untyped_storage(), is_input=True)
+            self._label(tensor, is_input=True)
         result = answer(func, args, kwargs)
         for tensor in tensors_in(result):
-            self._label(tensor.untyped_storage(), is_input=False)
+            self._label(tensor, is_input=False)
         return result
 
-    def _label(self, storage: torch.UntypedStorage, *, is_input: bool) -> None:
+    def _label(self, tensor: torch.Tensor, *, is_input: bool) -> None:
+        storage = tensor.untyped_storage()
         if storage._cdata in self._labels:
             return
         self._alive.append(storage)
+        self._shapes[storage._cdata] = tensor.shape
         if is_input:
             self._labels[storage._cdata] = INPUT
             return
@@ -153,6 +157,10 @@ class StorageLabels(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def label_of(self, storage: torch.UntypedStorage) -> Label:
         """Return the label of a storage that was made or met inside the block."""
         return self._labels.get(storage._cdata, INPUT)
+
+    def shape_of(self, address: int) -> torch.Size:
+        """Return the shape of the tensor that a storage was made for, or met in."""
+        return self._shapes[address]
 
     def of(self, sizes: dict[int, int]) -> dict[Label, int]:
         """Return bytes by label for bytes by address; inputs of the block share one label."""
@@ -189,6 +197,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._num_at_peak = 0
         self._numbers: dict[int, int] = {}
         self._made_in: dict[int, Any] = {}
+        self._shapes: dict[int, torch.Size] = {}
         self._live: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         self._resident: set[int] = set()
 
@@ -205,7 +214,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = self._run(func, args, kwargs or {})
         for tensor in tensors_in(result):
-            self._enter(tensor.untyped_storage())
+            self._enter(tensor)
         if self.now > self._section_peak:
             self._section_peak = self.now
         if self.now > self.peak:
@@ -220,12 +229,17 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._section = name
         self._section_peak = self.now
 
-    def by_section(self) -> Counter[Any]:
-        """Return the bytes in use by the section they were made in."""
+    def by_section(self, has: Callable[[torch.Size], bool] | None = None) -> Counter[Any]:
+        """Return the bytes in use by the section they were made in.
+
+        Args:
+            has: Tells of the shape that a storage was made for whether it counts; all do where
+                None.
+        """
         made: Counter[Any] = Counter()
         for address, reference in self._live.items():
             storage = reference()
-            if storage is not None:
+            if storage is not None and (has is None or has(self._shapes[address])):
                 made[self._made_in[address]] += storage.nbytes()
         return made
 
@@ -239,17 +253,20 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         number = self._numbers.get(tensor.untyped_storage()._cdata)
         return number is not None and number <= self._num_at_peak
 
-    def _enter(self, storage: torch.UntypedStorage) -> None:
+    def _enter(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
         address, num_bytes = storage._cdata, storage.nbytes()
         if address in self._resident or address in self._live:
             return
 
         def leave(_: object) -> None:
-            del self._live[address], self._numbers[address], self._made_in[address]
+            del self._live[address], self._numbers[address]
+            del self._made_in[address], self._shapes[address]
             self.now -= num_bytes
 
         self._live[address] = weakref.ref(storage, leave)
         self._num_entered += 1
         self._numbers[address] = self._num_entered
         self._made_in[address] = self._section
+        self._shapes[address] = tensor.shape
         self.now += num_bytes

@@ -10,6 +10,8 @@ from typing import Any
 from autopeft.search_spaces.configuration import Setting
 from autopeft.workers.memory.growth import Growth, Place, Source
 
+#: The setting that says by how many tokens a method makes the text longer, if it does.
+VIRTUAL_TOKENS = "num_virtual_tokens"
 OUTSIDE: Place = (-1, "")
 #: Where the worst moments of a layer count, in place of a source: going forth and back, in the
 #: lowest that gradients reach and in any above it.
@@ -67,6 +69,8 @@ class Account:
             below it keep, and to the gradients of what is above it, in bytes, by stack and one of
             ``WORST_MOMENTS``; stack -1 is all that is outside the layers.
         excess_alone: The same with one of the sites alone, by site.
+        of_weights: Storages besides the flow that do not grow with the text.
+        longer: Part of the text's length that a virtual token of the method adds to it.
         state_share: Bytes of optimiser state for each byte that trains.
         step_bytes: The optimiser's temporaries where it updates one parameter at a time.
         is_approximate: Whether it could not be measured.
@@ -81,6 +85,8 @@ class Account:
     reach: Reach = Reach.CARRYING
     excess: Mapping[Place, float] = field(default_factory=dict)
     excess_alone: Mapping[Source, Mapping[Place, float]] = field(default_factory=dict)
+    of_weights: frozenset[Any] = frozenset()
+    longer: float = 0.0
     state_share: float = 0.0
     step_bytes: int = 0
     has_lowest: bool = False
@@ -95,6 +101,14 @@ class Account:
             for place, source in self.shares
             if place == stack and (source not in self.subset_names or source in named)
         )
+
+    def stretch(self, settings: Mapping[str, Setting]) -> float:
+        """Return the part of the text's length that a module with these settings adds to it."""
+        if not self.longer:
+            return 0.0
+        number = settings[VIRTUAL_TOKENS]
+        assert isinstance(number, int)
+        return self.longer * number
 
     def excesses(self, settings: Mapping[str, Setting]) -> Iterator[Mapping[Place, float]]:
         """Yield what the sites of a module do to the worst moments, together or each alone."""

@@ -60,6 +60,7 @@ class FixedSites:
             Exception: whatever building or running it on the meta device raises.
         """
         shallow, accountant = self._shallow, self._accountant
+        shallow.step.weight_labels.clear()
         model = accountant.build(module)
         trained = trained_tensors(model)
         through = {place: self._through(model, place) for place, _ in enumerate(shallow.stacks)}
@@ -113,6 +114,8 @@ class FixedSites:
             reach=Reach.CARRYING if shares else Reach.NOTHING,
             excess=excess,
             has_lowest=True,
+            of_weights=accountant.of_weights(shares, module.method),
+            longer=accountant.longer(module, model),
             state_share=accountant.optimizer.state_bytes(trained)
             / max(1, sum(tensor.nbytes for tensor in trained)),
             step_bytes=accountant.optimizer.step_bytes(trained, "cpu"),
@@ -207,13 +210,14 @@ class FixedSites:
         everywhere = self._frozen_beyond_base(model)
         above = shallow.gradients_above(model)
         run = shallow.step.run(model)
-        found: dict[Place, Bytes] = {OUTSIDE: np.array([float(run.kept.get(None, 0)), 0.0])}
+        kept, of_weights = run.kept, run.kept_of_weights
+        found: dict[Place, Bytes] = {OUTSIDE: _saved(kept.get(None, 0), of_weights.get(None, 0))}
         for place, stack in enumerate(shallow.stacks):
-            start = run.kept.get(stack.start, 0) + (0.0 if place else shallow.entry(run))
-            found[place, ""] = np.array([float(run.kept.get(stack.top, 0)), 0.0])
-            found[place, LOWEST] = np.array([float(start), 0.0])
+            start = kept.get(stack.start, 0) + (0.0 if place else shallow.entry(run))
+            found[place, ""] = _saved(kept.get(stack.top, 0), of_weights.get(stack.top, 0))
+            found[place, LOWEST] = _saved(start, of_weights.get(stack.start, 0))
         for where, amount in shallow.excess_in(run, above).items():
-            found[where] = np.array([amount, 0.0])
+            found[where] = _saved(amount)
         if everywhere:
             self._split_frozen(module, everywhere, found)
         return found
@@ -249,3 +253,8 @@ class FixedSites:
         found = self._measured(changed)
         more = {place: amount - corner[place] for place, amount in found.items()}
         return {place: amount for place, amount in more.items() if amount.any()}
+
+
+def _saved(saved: float, of_weights: float = 0.0) -> Bytes:
+    """Return bytes that autograd saves, some of which may not grow with the text."""
+    return np.array([float(saved), 0.0, float(of_weights)])

@@ -20,7 +20,8 @@ from autopeft.search_spaces.method import Dimension
 Source = str
 #: Stack and source; ``(-1, "")`` is outside the layers.
 Place = tuple[int, Source]
-#: Bytes saved by autograd, and resident bytes that do not train.
+#: Bytes saved by autograd, resident bytes that do not train, and those of the saved ones that do
+#: not grow with the text.
 Bytes = NDArray[np.float64]
 #: Values of a numeric setting that are measured, at most.
 NUM_POINTS = 4
@@ -39,8 +40,8 @@ class Growth:
     pairs: Mapping[tuple[str, str], Mapping[Place, Bytes]]
 
     def at(self, place: Place, settings: Mapping[str, Setting]) -> Bytes:
-        """Return saved and resident bytes to add at a place."""
-        total = np.zeros(2)
+        """Return the bytes to add at a place."""
+        total = np.zeros(3)
         for name, (values, places) in self.along.items():
             if place in places:
                 total += _interpolated(settings[name], values, places[place])
@@ -100,7 +101,7 @@ def measured_growth(
                 break
         values = np.array([ordered[0], *sorted(points)], dtype=np.float64)
         places = dict.fromkeys(place for found in points.values() for place in found)
-        nothing = np.zeros(2)
+        nothing = np.zeros(3)
         along[dimension.name] = (
             values,
             {
@@ -115,9 +116,9 @@ def measured_growth(
         alone: dict[Place, Bytes] = {}
         for name in (one, other):
             for place, amounts in along[name][1].items():
-                alone[place] = alone.get(place, np.zeros(2)) + amounts[-1]
+                alone[place] = alone.get(place, np.zeros(3)) + amounts[-1]
         rest = {
-            place: both.get(place, np.zeros(2)) - alone.get(place, np.zeros(2))
+            place: both.get(place, np.zeros(3)) - alone.get(place, np.zeros(3))
             for place in {*both, *alone}
         }
         pairs[one, other] = {place: amount for place, amount in rest.items() if amount.any()}

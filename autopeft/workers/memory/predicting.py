@@ -245,6 +245,7 @@ class Predictor:
         """Return what a configuration saves."""
         placements = [self._placement(module) for module in modules]
         accounts = [placement.first for placement in placements]
+        longer = sum(account.stretch(settings) for settings, account in accounts)
         outside, resident = float(self._head), 0.0
         by_layer: dict[int, list[_Placed]] = {}
         trained = [0.0] * self._shape.num_layers
@@ -274,9 +275,9 @@ class Predictor:
                 starts = layer == self._stacks[stack].start and stack != bottom
                 key = (stack, starts, layer == lowest, *(id(placed) for placed in here))
                 if key not in known:
-                    added = self._layer(stack, here, is_lowest=layer == lowest)
+                    added = self._layer(stack, here, longer, is_lowest=layer == lowest)
                     if stack != bottom:
-                        added = self._later(stack, bottom, here, added, starts=starts)
+                        added = self._later(stack, bottom, here, longer, added, starts=starts)
                     known[key] = added
                 layers[layer] = known[key][0]
                 resident += known[key][1]
@@ -361,6 +362,7 @@ class Predictor:
         stack: int,
         bottom: int,
         here: list[_Placed],
+        longer: float,
         added: tuple[float, float],
         *,
         starts: bool,
@@ -372,27 +374,43 @@ class Predictor:
         if not starts:
             return added[0] + later.more, added[1]
         entered = added[0] - self._flow[stack] + later.first
-        from_here = self._layer(stack, here, is_lowest=True)[0] + later.more if here else 0.0
+        from_here = self._layer(stack, here, longer, is_lowest=True)[0] + later.more if here else 0.0
         return max(entered, from_here), added[1]
 
-    def _layer(self, stack: int, here: list[_Placed], *, is_lowest: bool) -> tuple[float, float]:
-        """Return saved and resident bytes of a layer that carries these modules."""
-        extra: dict[Any, int] = {}
+    def _layer(
+        self, stack: int, here: list[_Placed], longer: float, *, is_lowest: bool
+    ) -> tuple[float, float]:
+        """Return saved and resident bytes of a layer that carries these modules.
+
+        Args:
+            stack: Its stack.
+            here: They.
+            longer: Part of the text's length that virtual tokens add to it.
+            is_lowest: Whether gradients end in it.
+        """
+        extra: dict[Any, float] = {}
         low: dict[Any, int] = {}
         low_bytes = grown = resident = 0.0
         changes = self._rewired(stack, here)
         for (settings, account), change in zip(here, changes, strict=True):
             sources = account.sources(settings, stack)
+            # What a method adds to the text is in its own account, but in no other's.
+            others = longer - account.stretch(settings)
             for source in sources:
                 share = account.shares[stack, source]
                 low.update(share.low)
                 low_bytes = max(low_bytes, share.low_bytes)
-                extra.update(share.extra if change is None else change.applied(share.extra))
+                mine = share.extra if change is None else change.applied(share.extra)
+                if others > 0:
+                    fixed = account.of_weights
+                    mine = {k: v if k in fixed else v * (1 + others) for k, v in mine.items()}
+                    mine = {k: max(v, extra.get(k, 0.0)) for k, v in mine.items()}
+                extra.update(mine)
             if is_lowest and account.has_lowest:
                 sources = (LOWEST,)
             for source in {*sources, ""} if LOWEST not in sources else {LOWEST}:
                 more = account.growth.at((stack, source), settings)
-                grown += more[0]
+                grown += more[0] + (more[0] - more[2]) * others
                 resident += account.resident.get((stack, source), 0.0) + more[1]
         flow = max(low_bytes, sum(low.values())) if is_lowest else self._flow[stack]
         return flow + sum(extra.values()) + grown, resident

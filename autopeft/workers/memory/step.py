@@ -83,6 +83,7 @@ class StepBytes:
             back, gradients included that are there already; ``BEFORE`` stands for what comes
             before the first layer, ``None`` for all else outside the layers.
         kept: Bytes of ``held`` by the layer that made them, with the same two names.
+        kept_of_weights: Those of ``kept`` that do not grow with the text.
     """
 
     forward: int
@@ -93,6 +94,7 @@ class StepBytes:
     gradients_in_backward: int
     sections: Mapping[tuple[int | None, bool], int]
     kept: Mapping[int | None, int]
+    kept_of_weights: Mapping[int | None, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +201,7 @@ class TrainingStep:
                     loss, outputs = self._loss_and_outputs(model)
                 forward, held = live.peak, live.now
                 kept = live.by_section()
+                of_weights = live.by_section(lambda shape: not self._is_of_text(shape))
                 live.goes_forward = False
                 live.enter_section((None, False))
                 live.restart()
@@ -218,7 +221,24 @@ class TrainingStep:
             gradients_in_backward=bytes_at_peak,
             sections=live.sections,
             kept={layer: size for (layer, forth), size in kept.items() if forth},
+            kept_of_weights={layer: size for (layer, forth), size in of_weights.items() if forth},
         )
+
+    def _is_of_text(self, shape: torch.Size) -> bool:
+        """Tell whether a tensor has a row for each token, judged by how its shape begins."""
+        if not shape:
+            return False
+        first = int(shape[0])
+        of_examples = first == self.batch_size and len(shape) > 2
+        return of_examples or first == self.batch_size * self.tokens
+
+    @cached_property
+    def weight_labels(self) -> set[Label]:
+        """Labels of what :meth:`saved_by_label` found that does not grow with the text.
+
+        They are added to it, until whoever reads it clears it.
+        """
+        return set()
 
     @contextmanager
     def _sections(self, model: Any, live: LiveBytes) -> Iterator[None]:
@@ -281,7 +301,13 @@ class TrainingStep:
             # around the one they pass by is told all the same.
             warnings.filterwarnings("ignore", message=_HOOKS_PASSED_BY, category=UserWarning)
             loss = self.loss(model)
-        sizes = labels.of(saved.sizes())
+        found = saved.sizes()
+        sizes = labels.of(found)
+        self.weight_labels.update(
+            labels.of(
+                {a: 0 for a in found if not self._is_of_text(labels.shape_of(a))}
+            )
+        )
         del loss
         return sizes
 
@@ -357,6 +383,10 @@ class TrainingStep:
     @cached_property
     def layer_output_bytes(self) -> int:
         """Bytes of what one layer hands to the next: what checkpointing keeps of a layer."""
+        return self.output_bytes(self._base)
+
+    def output_bytes(self, model: Any) -> int:
+        """Return the bytes of what the first layer of a model hands to the next."""
         sizes: list[int] = []
         prefixes = {f"{prefix}0" for prefix, _ in layer_prefixes(self.shape)}
 
@@ -367,12 +397,12 @@ class TrainingStep:
 
         handles = [
             module.register_forward_hook(note)
-            for path, module in self._base.named_modules()
-            if path in prefixes
+            for path, module in model.named_modules()
+            if path.removeprefix("base_model.model.") in prefixes
         ]
         try:
             with torch.no_grad(), QuickAnswers():
-                self.loss(self._base)
+                self.loss(model)
         finally:
             for handle in handles:
                 handle.remove()

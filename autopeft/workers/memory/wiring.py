@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from autopeft.search_spaces.configuration import Configuration, Module, Setting
+from autopeft.search_spaces.method import get_method
 from autopeft.workers.injection import injection_order, peft_configs
 from autopeft.workers.memory.accounting import INPUT, Label, SavedStorages, StorageLabels
 from autopeft.workers.memory.shallow import plain_label, plain_path
@@ -84,6 +85,7 @@ class Wirings:
         self._accountant = accountant
         self._shallow = accountant.shallow
         self._known: dict[tuple[Any, ...], tuple[Wiring, ...]] = {}
+        self._subsets: dict[str, frozenset[str]] = {}
         self._paths: dict[tuple[int, frozenset[str]], frozenset[Path]] = {}
 
     def of(self, method: str, settings: Mapping[str, Setting]) -> tuple[Wiring, ...]:
@@ -94,7 +96,11 @@ class Wirings:
             settings: Every setting; sites and numbers are no matter.
         """
         named = {k: v for k, v in settings.items() if isinstance(v, str | bool | tuple)}
-        key = (method, *sorted((k, v) for k, v in named.items() if not isinstance(v, tuple)))
+        if method not in self._subsets:
+            dimensions = get_method(method).dimensions(self._accountant.full_shape)
+            self._subsets[method] = frozenset(d.name for d in dimensions if d.kind == "subset")
+        # Sites that are no dimension are drawn layer by layer, and not replaced by all of them.
+        key = (method, *sorted((k, v) for k, v in named.items() if k not in self._subsets[method]))
         if key not in self._known:
             try:
                 self._known[key] = self._measured(method, named)
@@ -159,6 +165,8 @@ class Wirings:
                     if inner in seen and wrapper in seen and seen[inner] != seen[wrapper]:
                         mine = seen[inner] if changed is inputs else seen[wrapper]
                         changed[path] = (method, *mine)
+            if not wrapped:
+                self._note_replaced(noted, method, stack.top, inputs)
             reads = {
                 Read(path=self._base_path(scope), label=plain, size=size)
                 for (scope, label), size in noted.reads.items()
@@ -176,6 +184,35 @@ class Wirings:
                 )
             )
         return tuple(found)
+
+    def _note_replaced(
+        self, noted: _Pass, method: str, layer: int, inputs: dict[Path, Key]
+    ) -> None:
+        """Add what goes into linear layers in place of what does so in the base model.
+
+        That is so where a method computes attention itself. What it keeps anyway costs nothing
+        to read.
+        """
+        kept = {label for _, label in noted.reads}
+        for path in self._linear_paths(layer):
+            label = noted.inputs.get(f"base_model.model.{path}")
+            usual = self.base.inputs.get(path)
+            if label is None or usual is None or label in kept or label == INPUT:
+                continue
+            if usual in self.base_flow and plain_label(label) != usual:
+                inputs[path] = (method, *label)
+
+    def _linear_paths(self, layer: int) -> list[Path]:
+        return [
+            site.path_in(layer)
+            for site in self._shallow.shape.sites
+            if site.is_in_layers and site.layers_among((layer,))
+        ]
+
+    @cached_property
+    def base_flow(self) -> frozenset[Label]:
+        """Labels of what a layer that gradients flow through keeps."""
+        return frozenset(label for sizes in self._shallow.flow_sizes for label in sizes)
 
     @cached_property
     def base_labels(self) -> frozenset[Label]:

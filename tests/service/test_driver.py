@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from autopeft.errors import DataError, InvalidJobError, JobFolderError
-from autopeft.records import FailureKind, TrialStatus, count_statuses
+from autopeft.proposers.random import RandomProposer
+from autopeft.records import FailureKind, Proposal, TrialStatus, count_statuses
 from autopeft.results.front import Constraint
 from autopeft.results.job_log import JobLog
 from autopeft.results.sqlite_store import SqliteStore
@@ -355,3 +356,41 @@ def test_a_broken_constraint_is_told_when_a_trial_completes(
         "trial 0: complete: trained to the end, but not on the front: "
         f"accuracy is {value:.6g}, asked is 0.999 <= accuracy"
     )
+
+
+def doubting_after(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    """Let the proposer doubt everything beyond ``n`` trials."""
+    plain = RandomProposer.propose
+
+    def propose(self: RandomProposer, count: int) -> list[Proposal]:
+        doubt = "nothing is left to gain" if len(self.states) >= n else ""
+        return [replace(proposal, doubt=doubt) for proposal in plain(self, count)]
+
+    monkeypatch.setattr(RandomProposer, "propose", propose)
+
+
+def test_a_job_ends_where_improvement_is_improbable(
+    job: FakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doubting_after(monkeypatch, 3)
+    log = run_job(make_spec(tmp_path / "job"), tmp_path / "job", observer=SILENT)
+    assert log.end_reason == "further improvement is improbable: nothing is left to gain"
+    assert [state.status for state in log.trials] == [TrialStatus.COMPLETED] * 3
+
+
+def test_who_raises_the_budget_of_such_a_job_wants_it_to_go_on(
+    job: FakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doubting_after(monkeypatch, 3)
+    run_job(make_spec(tmp_path / "job"), tmp_path / "job", observer=SILENT)
+    log = resume_job(tmp_path / "job", observer=SILENT, budget={"trials": 8})
+    assert len(log.trials) == 8
+    assert log.end_reason == "the budget of 8 trials is spent"
+
+
+def test_a_job_may_be_told_not_to_end_early(
+    job: FakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doubting_after(monkeypatch, 3)
+    spec = make_spec(tmp_path / "job", **{"budget.end_early": False})
+    assert len(run_job(spec, tmp_path / "job", observer=SILENT).trials) == 6

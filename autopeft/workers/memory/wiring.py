@@ -346,7 +346,10 @@ def rewired(
             key = None
             if inputs.get(path) == label:
                 # A weight of the base model's own is inside of all that wraps it.
-                key = nearest(path, ranks[place + 1 :] if is_wrapped else others, "inputs")
+                outer = {j for j in others if j in ranks[place + 1 :]}
+                free = {j for j in others if path not in placed[j][0].wrapped}
+                around = [j for j in others if j in outer | free] if is_wrapped else others
+                key = nearest(path, around, "inputs")
                 if key is not None:
                     beside[key] = read.size
             maker = made_by.get(label)

@@ -20,6 +20,7 @@ from autopeft.search_spaces.configuration import Configuration, Module, Setting
 from autopeft.search_spaces.method import get_method
 from autopeft.workers.injection import injection_order, peft_configs
 from autopeft.workers.memory.accounting import INPUT, Label, SavedStorages, StorageLabels
+from autopeft.workers.memory.growth import is_numeric
 from autopeft.workers.memory.shallow import plain_label, plain_path
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Wirings:
         self._accountant = accountant
         self._shallow = accountant.shallow
         self._known: dict[tuple[Any, ...], tuple[Wiring, ...]] = {}
-        self._subsets: dict[str, frozenset[str]] = {}
+        self._free: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
         self._paths: dict[tuple[int, frozenset[str]], frozenset[Path]] = {}
 
     def of(self, method: str, settings: Mapping[str, Setting]) -> tuple[Wiring, ...]:
@@ -95,12 +96,16 @@ class Wirings:
             method: Its name.
             settings: Every setting; sites and numbers are no matter.
         """
-        named = {k: v for k, v in settings.items() if isinstance(v, str | bool | tuple)}
-        if method not in self._subsets:
+        if method not in self._free:
             dimensions = get_method(method).dimensions(self._accountant.full_shape)
-            self._subsets[method] = frozenset(d.name for d in dimensions if d.kind == "subset")
+            self._free[method] = (
+                frozenset(d.name for d in dimensions if is_numeric(d)),
+                frozenset(d.name for d in dimensions if d.kind == "subset"),
+            )
+        numeric, subsets = self._free[method]
+        named = {name: value for name, value in settings.items() if name not in numeric}
         # Sites that are no dimension are drawn layer by layer, and not replaced by all of them.
-        key = (method, *sorted((k, v) for k, v in named.items() if k not in self._subsets[method]))
+        key = (method, *sorted((k, v) for k, v in named.items() if k not in subsets))
         if key not in self._known:
             try:
                 self._known[key] = self._measured(method, named)

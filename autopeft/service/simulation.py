@@ -102,6 +102,7 @@ def simulate(
     trials: int | None = None,
     steps: int | None = None,
     seconds: float | None = None,
+    end_early: bool = True,
     seed: int = 0,
     max_retries: int = 2,
     failure_probability: float = 0.0,
@@ -126,6 +127,7 @@ def simulate(
         trials: Budget of trials; one of the three is needed, the first reached ends the search.
         steps: Budget of optimiser steps.
         seconds: Budget of virtual time; as in a real job, segments under way still end.
+        end_early: Whether the search ends where the proposer expects no further improvement.
         seed: Seeds trials, proposer and stopper, failures and stragglers.
         max_retries: Further attempts at a segment whose worker died.
         failure_probability: That a segment's worker dies.
@@ -151,7 +153,10 @@ def simulate(
         task=space.shape.task,
         space=space.name,
         training={"steps": max_steps},
-        budget={name: limit for name, limit in limits.items() if limit is not None},
+        budget={
+            **{name: limit for name, limit in limits.items() if limit is not None},
+            "end_early": end_early,
+        },
         proposer=_name_of(proposer),
         stopper=_name_of(stopper),
         workers={"num": num_workers, "max_retries": max_retries},

@@ -15,19 +15,23 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from autopeft.bench.lookup import LookupSpace, LookupWorld
 from autopeft.bench.measures import Truth, measure
+from autopeft.bench.surrogate import SurrogateWorld
 from autopeft.bench.table import Table, read_table
 from autopeft.errors import AutopeftError, InvalidJobError
 from autopeft.proposers.base import PROPOSERS, Proposer
 from autopeft.proposers.lora_sweep import LoraSweepProposer
-from autopeft.records import Proposal
+from autopeft.records import Costs, Proposal
+from autopeft.search_spaces.configuration import Configuration
+from autopeft.search_spaces.space import SearchSpace
 from autopeft.service.simulation import simulate
 from autopeft.stoppers.base import STOPPERS
+from autopeft.workers.executors.simulated import World
 
 #: What a search is compared by in a table of results, in this order.
 HEADLINES = ("steps_to_target", "steps_to_95", "final_hypervolume")
@@ -96,13 +100,23 @@ class Search:
         )
 
 
+class TableWorld(World, Protocol):
+    """A world that also knows costs and true scores."""
+
+    def costs(self, configurations: Sequence[Configuration]) -> list[Costs]:
+        """Return the costs of configurations."""
+
+    def true_scores(self, configurations: Sequence[Configuration]) -> dict[str, float]:
+        """Return mean final scores over seeds, by key; NaN where training fails."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bench:
     """A table made ready to be searched."""
 
     table: Table
-    world: LookupWorld
-    space: LookupSpace
+    world: TableWorld
+    space: SearchSpace
     truth: Truth
 
 
@@ -114,18 +128,18 @@ def open_bench(path: Path, world: str) -> Bench:
         AutopeftError: it is no table, or holds too little.
     """
     table = read_table(path)
-    if world == "surrogate":
-        from autopeft.bench.surrogate import surrogate_bench
-
-        return surrogate_bench(table)
     rows = LookupWorld(table=table)
+    if world == "surrogate":
+        foretold = SurrogateWorld(table, rows)
+        return Bench(table=table, world=foretold, space=table.space, truth=foretold.truth())
     if len(rows.curves) < 2:
         raise AutopeftError(
             f"table {str(path)!r} holds {len(rows.curves)} trained configurations",
             hint="record more with `autopeft bench table`; 200 tell optimisers apart",
         )
-    costs = {c.key: cost for c in rows.configurations() for cost in rows.costs([c])}
-    truth = Truth.of(table.scale, rows.truth(), costs, num_seeds=rows.num_seeds())
+    members = rows.configurations()
+    costs = {each.key: cost for each, cost in zip(members, rows.costs(members), strict=True)}
+    truth = Truth.of(table.scale, rows.true_scores(members), costs, num_seeds=rows.num_seeds())
     return Bench(table=table, world=rows, space=rows.space(), truth=truth)
 
 
@@ -181,6 +195,7 @@ def run_search(search: Search) -> dict[str, Any]:
     except AutopeftError as error:
         return {**line, "skipped": str(error)}
     if isinstance(proposer, LoraSweepProposer) and search.world == "lookup":
+        assert isinstance(bench.world, LookupWorld)
         sweep = bench.world.configurations(origin="lora-sweep")
         if not sweep:
             return {**line, "skipped": "the table holds no sweep of LoRA"}
@@ -203,7 +218,10 @@ def run_search(search: Search) -> dict[str, Any]:
         )
     except AutopeftError as error:
         return {**line, "skipped": str(error)}
-    measured = asdict(measure(done, bench.truth))
+    tried = [state.trial.configuration for state in done.log.trials]
+    costs = {each.key: cost for each, cost in zip(tried, bench.world.costs(tried), strict=True)}
+    truth = bench.truth.knowing(bench.world.true_scores(tried), costs)
+    measured = asdict(measure(done, truth))
     return {
         **line,
         **measured,
@@ -226,7 +244,10 @@ def run_searches(
     waiting = [search for search in searches if search.key not in known]
     done = len(searches) - len(waiting)
     path.parent.mkdir(parents=True, exist_ok=True)
+    is_cut = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
     with path.open("a", encoding="utf-8") as file:
+        if is_cut:
+            file.write("\n")
         for line in _results(waiting, jobs):
             file.write(json.dumps(_rounded(line), sort_keys=True) + "\n")
             file.flush()

@@ -73,7 +73,7 @@ class LookupSpace(SearchSpace):
         if len(self.rows) == 1:
             return configuration
         rank = (int(generator.geometric(NEARNESS)) - 1) % (len(self.rows) - 1)
-        return self.rows[self._others[place, rank]]
+        return self.rows[int(self._others[place, rank])]
 
     def encode(self, configurations: Sequence[Configuration]) -> Array:
         """Return the configurations as the rows of an ``n x d`` matrix in [0, 1]."""
@@ -200,11 +200,18 @@ class LookupWorld:
         score = curve.score_at(to_step)
         return outcome_of(self.table, score, curve.seconds_between(from_step, to_step))
 
-    def truth(self) -> dict[str, float]:
-        """Return the mean final score over seeds of every row, by key; NaN where one failed."""
+    def true_scores(self, configurations: Sequence[Configuration]) -> dict[str, float]:
+        """Return mean final scores over seeds, by key; NaN where training fails."""
         return {
-            key: float(np.mean([c.scores[-1] if c.failure is None else np.nan for c in curves]))
-            for key, curves in self.curves.items()
+            each.key: float(
+                np.mean(
+                    [
+                        curve.scores[-1] if curve.failure is None else np.nan
+                        for curve in self.curves[each.key]
+                    ]
+                )
+            )
+            for each in configurations
         }
 
     def num_seeds(self) -> dict[str, int]:

@@ -62,7 +62,7 @@ def preset_budgets(scale: ObjectiveScale) -> list[Budget]:
         place = scale.cost_names.index(name)
         low, high = scale.cost_ideal[place], scale.cost_reference[place]
         for part in parts:
-            limit = math.exp(math.log(low) + part * (math.log(high) - math.log(low)))
+            limit = round(math.exp(math.log(low) + part * (math.log(high) - math.log(low))))
             found.append(Budget(name=f"{name} <= {limit:,.0f}", limits={name: limit}))
     return [*found, Budget(name="no limit", limits={})]
 
@@ -77,6 +77,7 @@ class Truth:
         costs: Their costs, by key.
         best: The best true score at each budget, in the budgets' order.
         budgets: The budgets.
+        front: Keys of the true front.
     """
 
     scale: ObjectiveScale
@@ -84,6 +85,7 @@ class Truth:
     costs: Mapping[str, Costs]
     best: tuple[float, ...]
     budgets: tuple[Budget, ...]
+    front: tuple[str, ...]
 
     @classmethod
     def of(
@@ -110,7 +112,18 @@ class Truth:
             sure = kept & several
             allowed = values[sure] if sure.any() else values[kept]
             best.append(float(allowed.max()) if len(allowed) else math.nan)
-        return cls(scale=scale, scores=scores, costs=costs, best=tuple(best), budgets=budgets)
+        return cls(
+            scale=scale,
+            scores=scores,
+            costs=costs,
+            best=tuple(best),
+            budgets=budgets,
+            front=tuple(_front(scale, scores, costs)),
+        )
+
+    def knowing(self, scores: Mapping[str, float], costs: Mapping[str, Costs]) -> Truth:
+        """Return the same with further configurations, which change neither best nor front."""
+        return replace(self, scores={**self.scores, **scores}, costs={**self.costs, **costs})
 
     @property
     def tolerance(self) -> float:
@@ -119,13 +132,6 @@ class Truth:
         if self.scale.score_ideal == 1.0 or not math.isfinite(reference):
             return TOLERANCE
         return TOLERANCE * (max(self.best) - reference)
-
-    def front(self) -> set[str]:
-        """Return the keys of the true front."""
-        keys = [key for key, score in self.scores.items() if math.isfinite(score)]
-        costs = self.scale.costs([self.costs[key] for key in keys])
-        mask = non_dominated(np.array([self.scores[key] for key in keys]), costs)
-        return {key for key, is_member in zip(keys, mask, strict=True) if is_member}
 
     def volume(self, keys: Sequence[str], scale: ObjectiveScale | None = None) -> float:
         """Return the hypervolume of configurations by their true scores, over logarithms of costs.
@@ -158,6 +164,23 @@ class Truth:
             "median": replace(self.scale, score_reference=float(np.median(finite))),
             "dear": replace(self.scale, cost_reference=dear),
         }
+
+
+def _front(
+    scale: ObjectiveScale, scores: Mapping[str, float], costs: Mapping[str, Costs]
+) -> list[str]:
+    """Return the keys of the front, the best score first."""
+    keys = sorted(
+        (k for k, score in scores.items() if math.isfinite(score)), key=lambda k: (-scores[k], k)
+    )
+    table = scale.costs([costs[key] for key in keys])
+    # Only what costs less in something than all that score better can be on it.
+    places: list[int] = []
+    for i, cost in enumerate(table):
+        if not np.any(np.all(table[places] <= cost, axis=1)):
+            places.append(i)
+    mask = non_dominated(np.array([scores[keys[i]] for i in places]), table[places])
+    return [keys[i] for i, is_member in zip(places, mask, strict=True) if is_member]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +248,7 @@ def measure(simulation: Simulation, truth: Truth) -> Measures:
     """Measure one search against what there was to find."""
     points = completed(simulation)
     steps, seconds, regret = _incumbents(points, truth)
-    whole = truth.volume(list(truth.scores))
+    whole = truth.volume(truth.front)
     held: list[str] = []
     steps_to_95 = None
     for i, point in enumerate(points):
@@ -244,7 +267,7 @@ def measure(simulation: Simulation, truth: Truth) -> Measures:
         steps_to_95=steps_to_95,
         final_hypervolume=truth.volume(held) / whole,
         other_hypervolumes={
-            name: truth.volume(held, scale) / truth.volume(list(truth.scores), scale)
+            name: truth.volume(held, scale) / truth.volume(truth.front, scale)
             for name, scale in truth.other_references().items()
         },
         igd_plus=igd_plus(held, truth),
@@ -295,7 +318,7 @@ def front_recall(keys: Sequence[str], truth: Truth) -> float:
 
     As good means a true score within the tolerance, at costs that are no larger.
     """
-    front = sorted(truth.front())
+    front = truth.front
     known = [key for key in keys if math.isfinite(truth.scores[key])]
     if not front or not known:
         return 0.0
@@ -318,7 +341,7 @@ def igd_plus(keys: Sequence[str], truth: Truth) -> float:
     distance and inverted generational distance" (EMO 2015), equation 18: of each objective only
     what is worse counts. Objectives are in units of their ranges.
     """
-    front = sorted(truth.front())
+    front = truth.front
     scale = truth.scale
     spans = np.maximum(scale.cost_reference_point - scale.cost_ideal_point, 1e-12)
     height = max(max(truth.best) - scale.score_reference, 1e-12)

@@ -79,3 +79,65 @@ def table(
         num_repeated=min(40, configurations) if repeated is None else repeated,
         write_to=write_to,
     )
+
+
+@bench.command(
+    epilog="Example: autopeft bench optimisers --table banking77 --proposers "
+    "mobo+halving,random+halving --seeds 10"
+)
+def optimisers(
+    table: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="T",
+            help="A recorded table: a parquet file, or a name in benchmarks/tables; several times "
+            "for several.",
+            show_default="all in benchmarks/tables",
+        ),
+    ] = None,
+    proposers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="Arms, each a proposer with a stopper: mobo+halving,random+none.",
+            show_default="mobo, random and lora-sweep, each with none and halving",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", help="Searches of each arm.")] = 30,
+    budget: Annotated[
+        int,
+        typer.Option(metavar="B", help="What each search may spend, in trainings to the end."),
+    ] = 100,
+    world: Annotated[
+        str,
+        typer.Option(
+            metavar="W",
+            help="lookup: search the table's rows; surrogate: the whole space, foretold by trees "
+            "fitted to them; both.",
+        ),
+    ] = "lookup",
+    workers: Annotated[
+        int, typer.Option(metavar="N", help="Simulated workers of each search.")
+    ] = 1,
+    jobs: Annotated[int, typer.Option(metavar="N", help="Searches run at the same time.")] = 1,
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where results, runs and plots go.")
+    ] = Path("benchmarks/optimisers"),
+) -> None:
+    """Compare optimisers on recorded tables: cost to the target, hypervolume, recall, regret.
+
+    Every search is simulated with the real proposers and stoppers. Those that ended are kept in
+    DIR/runs.jsonl and not run again, so a comparison can be interrupted, and grow.
+    """
+    from autopeft.cli.optimiser_bench import compare
+
+    compare(
+        table or [],
+        [arm.strip() for arm in (proposers or "").split(",") if arm.strip()],
+        num_seeds=seeds,
+        budget=budget,
+        workers=workers,
+        world=world,
+        jobs=jobs,
+        folder=output,
+    )

@@ -236,11 +236,18 @@ class ModelShape:
     @property
     def all_sites(self) -> tuple[SiteShape, ...]:
         """Every place a method can be put on, of every kind."""
-        return tuple(site for group in _SITE_GROUPS for site in getattr(self, group))
+        return (
+            *self.sites,
+            *self.norms,
+            *self.embeddings,
+            *self.blocks,
+            *self.convolutions,
+            *self.parameters,
+        )
 
     def sites_called(self, name: str) -> tuple[SiteShape, ...]:
         """Return all site shapes called ``name``, of any kind; () where there is none."""
-        return tuple(site for site in self.all_sites if site.site == name)
+        return tuple([site for site in self.all_sites if site.site == name])
 
     def site(self, name: str) -> SiteShape:
         """Return the only site shape called ``name``.

@@ -23,7 +23,7 @@ import numpy as np
 
 from autopeft.search_spaces.configuration import Configuration, Module, Setting
 from autopeft.search_spaces.method import get_method
-from autopeft.search_spaces.targets import PARAMETER_NAMES
+from autopeft.search_spaces.targets import PARAMETER_NAMES, SITE_GROUPS
 from autopeft.workers.adapter_tensors import trainable_parameters
 from autopeft.workers.memory.accounting import Label
 from autopeft.workers.memory.accounts import (
@@ -236,17 +236,21 @@ class Accountant:
         found = get_method(method)
         return found.is_placeable or found.counted_by is not None
 
-    def _excess_alone(self, module: Module) -> dict[Source, dict[Place, float]]:
-        """Return the same for each site of a module that has several."""
+    def _excess_alone(self, module: Module) -> dict[frozenset[Source], dict[Place, float]]:
+        """Return the same for each site of a module that has several, and for those of a kind."""
         sites = {name for _, value in module.settings if isinstance(value, tuple) for name in value}
         if len(sites) < 2 or not get_method(module.method).is_placeable:
             return {}
         found = {}
-        for site in sorted(sites):
-            alone = _restricted(module, site)
+        kinds = {frozenset(sites.intersection(names)) for names in SITE_GROUPS.values()}
+        groups = {frozenset({site}) for site in sites} | {
+            k for k in kinds if 1 < len(k) < len(sites)
+        }
+        for group in sorted(groups, key=sorted):
+            alone = _restricted(module, *group)
             # The model may read a site's weight without calling the layer, as Mamba does.
             if any(self.shallow.layer_of(scope) is not None for scope, _ in self.sizes(alone)):
-                found[site] = self._excess(alone)
+                found[group] = self._excess(alone)
         return found
 
     def corrected(
@@ -598,15 +602,15 @@ def _at_worst(excess: Mapping[Place, float]) -> dict[Place, Bytes]:
     return {place: np.array([num_bytes, 0.0, 0.0]) for place, num_bytes in excess.items()}
 
 
-def _restricted(module: Module, source: Source) -> Module:
-    """Return a module on one of its sites; on its stacked experts where the source is ""."""
+def _restricted(module: Module, *sources: Source) -> Module:
+    """Return a module on some of its sites; on its stacked experts where the source is ""."""
     settings: dict[str, Setting] = {}
     for name, value in module.settings:
         settings[name] = value
         if isinstance(value, tuple):
             stacked = tuple(each for each in value if each in PARAMETER_NAMES)
-            if source in value:
-                settings[name] = (source,)
-            elif stacked and not source:
+            if chosen := tuple(each for each in value if each in sources):
+                settings[name] = chosen
+            elif stacked and sources == ("",):
                 settings[name] = stacked
     return Module.of(module.method, module.layers, **settings)

@@ -68,7 +68,7 @@ class Account:
         excess: What the worst moments of a layer's computation add to what that layer and those
             below it keep, and to the gradients of what is above it, in bytes, by stack and one of
             ``WORST_MOMENTS``; stack -1 is all that is outside the layers.
-        excess_alone: The same with one of the sites alone, by site.
+        excess_alone: The same with one of the sites alone, or some of one kind, by these.
         of_weights: Storages besides the flow that do not grow with the text.
         longer: Part of the text's length that a virtual token of the method adds to it.
         state_share: Bytes of optimiser state for each byte that trains.
@@ -84,7 +84,7 @@ class Account:
     subset_names: frozenset[str]
     reach: Reach = Reach.CARRYING
     excess: Mapping[Place, float] = field(default_factory=dict)
-    excess_alone: Mapping[Source, Mapping[Place, float]] = field(default_factory=dict)
+    excess_alone: Mapping[frozenset[Source], Mapping[Place, float]] = field(default_factory=dict)
     of_weights: frozenset[Any] = frozenset()
     longer: float = 0.0
     state_share: float = 0.0
@@ -111,10 +111,15 @@ class Account:
         return self.longer * number
 
     def excesses(self, settings: Mapping[str, Setting]) -> Iterator[Mapping[Place, float]]:
-        """Yield what the sites of a module do to the worst moments, together or each alone."""
+        """Yield what the sites of a module do to the worst moments, together or kind by kind.
+
+        Of a kind whose sites are not all chosen, each chosen one counts alone.
+        """
         named = {name for value in settings.values() if isinstance(value, tuple) for name in value}
-        alone = [excess for site, excess in self.excess_alone.items() if site in named]
-        if not alone or len(alone) == len(self.excess_alone):
+        chosen = [sites for sites in self.excess_alone if sites <= named]
+        if not chosen or len(chosen) == len(self.excess_alone):
             yield self.excess
         else:
-            yield from alone
+            for sites in chosen:
+                if not any(sites < others for others in chosen):
+                    yield self.excess_alone[sites]

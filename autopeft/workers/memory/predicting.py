@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from autopeft.records import SiteShape
 from autopeft.search_spaces.configuration import Configuration, Module, Setting
-from autopeft.search_spaces.method import get_method
+from autopeft.search_spaces.method import Dimension, Method, get_method
 from autopeft.search_spaces.targets import PARAMETER_NAMES, SITE_GROUPS
 from autopeft.workers.memory.accountant import Accountant
+from autopeft.workers.memory.accounting import Label
 from autopeft.workers.memory.accounts import (
     BACK,
     BACK_LOWEST,
@@ -25,7 +26,7 @@ from autopeft.workers.memory.accounts import (
     Reach,
 )
 from autopeft.workers.memory.depth import stacks_of
-from autopeft.workers.memory.growth import Growth, Place, is_numeric
+from autopeft.workers.memory.growth import Growth, Place, Source, is_numeric
 from autopeft.workers.memory.optimizers import Optimizer, trained_tensors
 from autopeft.workers.memory.shallow import ShallowModel, kept_bytes
 from autopeft.workers.memory.step import TrainingStep
@@ -36,11 +37,68 @@ OnMethod = Callable[[int, int, str], None]
 
 _Settings = tuple[tuple[str, Setting], ...]
 _Variant = tuple[str, _Settings]
-#: What a module is on a layer: its settings there, and the account of these.
-_Placed = tuple[dict[str, Setting], Account]
+
+
+class _Placed:
+    """What a module is on a layer, one object for equal settings of one method.
+
+    Args:
+        settings: Its settings there.
+        account: Of these.
+        num_stacks: Stacks of the model.
+
+    Attributes:
+        settings: The same.
+        account: The same.
+        sources: By stack what of the account they switch on.
+        stretch: Part of the text's length that it adds to it.
+    """
+
+    __slots__ = ("_changes", "_grown", "account", "settings", "sources", "stretch")
+
+    def __init__(self, settings: Mapping[str, Setting], account: Account, num_stacks: int) -> None:
+        self.settings = settings
+        self.account = account
+        self.sources = [account.sources(settings, stack) for stack in range(num_stacks)]
+        self.stretch = account.stretch(settings)
+        self._grown: dict[Place, tuple[float, float, float]] = {}
+        self._changes: dict[Place, float] = {}
+
+    def grown(self, place: Place) -> tuple[float, float, float]:
+        """Return what the numeric settings add at a place: see ``growth.Bytes``."""
+        found = self._grown.get(place)
+        if found is None:
+            saved, resident, of_weights = self.account.growth.at(place, self.settings).tolist()
+            found = self._grown[place] = (saved, resident, of_weights)
+        return found
+
+    def change(self, place: Place, base: float) -> float:
+        """Return what the module does to a worst moment.
+
+        Of its sites, of kinds apart, the one that adds most and the one that takes most count.
+
+        Args:
+            place: Stack and moment.
+            base: What the moment adds where no method does anything to it.
+        """
+        found = self._changes.get(place)
+        if found is None:
+            more = self.grown(place)[0] - base
+            changes = [
+                excess[place] + more
+                for excess in self.account.excesses(self.settings)
+                if place in excess
+            ]
+            found = self._changes[place] = (
+                max(0.0, *changes) + min(0.0, *changes) if changes else 0.0
+            )
+        return found
+
 
 #: Modules whose placement is kept at most; beyond that all are forgotten.
 MOST_PLACEMENTS = 50_000
+#: Part of what a layer keeps that the worst moments of two variants may differ by and count as one.
+NEGLIGIBLE = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,9 +160,15 @@ class Predictor:
         self._state_shares: dict[Any, float] = {}
         self._met: set[_Variant] = set()
         self._placements: dict[Module, _Placement] = {}
+        self._placed: dict[tuple[str, _Settings], _Placed] = {}
+        self._dimensions: dict[str, tuple[Dimension, ...]] = {}
+        self._stack_by_layer = [
+            place for place, stack in enumerate(self._stacks) for _ in range(stack.num_layers)
+        ]
         self._entangled: dict[str, bool] = {}
         self._flat: dict[tuple[str, str, Setting], bool] = {}
-        self._together: dict[tuple[Any, ...], list[Rewired]] = {}
+        self._usual: dict[str, tuple[Mapping[Label, int], Mapping[Place, float]]] = {}
+        self._together: dict[tuple[Any, ...], list[Rewired | None]] = {}
 
     @cached_property
     def _shallow(self) -> ShallowModel | None:
@@ -185,9 +249,9 @@ class Predictor:
         """Return the bytes that modules keep of what their layer takes in."""
         return max(
             (
-                account.shares[stack, source].from_below
-                for settings, account in placed
-                for source in account.sources(settings, stack)
+                each.account.shares[stack, source].from_below
+                for each in placed
+                for source in each.sources[stack]
             ),
             default=0,
         )
@@ -195,19 +259,21 @@ class Predictor:
     def _excess_with(self, place: Place, placed: Sequence[_Placed]) -> float:
         """Return the excess of a layer that carries modules.
 
-        Several may each save what is there at the worst moment anyway, which lowers the excess,
-        or make more of it; of either the strongest counts.
+        Several may each save what is there at the worst moment anyway, which lowers the excess:
+        the strongest of them counts. Others make more of it: going forth each at a moment of its
+        own, so that the strongest counts; going back they add up, as what one has made is still
+        there when the next one begins.
         """
         base = self._excess[place]
-        changes = [0.0]
-        for settings, account in placed:
-            more = float(account.growth.at(place, settings)[0])
-            changes += [
-                excess[place] + more - base
-                for excess in account.excesses(settings)
-                if place in excess
-            ]
-        return base + max(changes) + min(changes)
+        strongest = together = least = 0.0
+        for each in placed:
+            change = each.change(place, base)
+            if change > 0:
+                together += change
+                strongest = max(strongest, change)
+            elif change < least:
+                least = change
+        return base + (strongest if place[1] in (FORTH, FORTH_LOWEST) else together) + least
 
     @property
     def _widest(self) -> int:
@@ -245,14 +311,14 @@ class Predictor:
         """Return what a configuration saves."""
         placements = [self._placement(module) for module in modules]
         accounts = [placement.first for placement in placements]
-        longer = sum(account.stretch(settings) for settings, account in accounts)
+        longer = sum(placed.stretch for placed in accounts)
         outside, resident = float(self._head), 0.0
         by_layer: dict[int, list[_Placed]] = {}
         trained = [0.0] * self._shape.num_layers
         lowest: int | None = None
         for placement in placements:
-            settings, account = placement.first
-            grown = account.growth.at(OUTSIDE, settings)
+            account = placement.first.account
+            grown = placement.first.grown(OUTSIDE)
             outside += account.outside + grown[0]
             resident += account.resident.get(OUTSIDE, 0.0) + grown[1]
             if account.reach is Reach.NOTHING:
@@ -260,7 +326,7 @@ class Predictor:
             if account.reach is Reach.EVERYTHING:
                 lowest = -1
             for layer, placed in placement.by_layer.items():
-                if not placed[1].sources(placed[0], self._stack_of(layer)):
+                if not placed.sources[self._stack_of(layer)]:
                     continue
                 by_layer.setdefault(layer, []).append(placed)
                 trained[layer] += placement.trained
@@ -283,7 +349,7 @@ class Predictor:
                 resident += known[key][1]
             outside += self._tail(bottom)
         kept, forth, back, gradients = self._worst(layers, by_layer, trained, accounts)
-        states = [account.state_share for _, account in accounts]
+        states = [placed.account.state_share for placed in accounts]
         return Sum(
             held=outside + kept,
             forth=forth,
@@ -292,8 +358,8 @@ class Predictor:
             layers=tuple(layers),
             resident=resident,
             state_share=max(states, default=self._head_state_share),
-            step_bytes=max((account.step_bytes for _, account in accounts), default=0),
-            is_approximate=any(account.is_approximate for _, account in accounts),
+            step_bytes=max((placed.account.step_bytes for placed in accounts), default=0),
+            is_approximate=any(placed.account.is_approximate for placed in accounts),
         )
 
     def state_share(self, module: Module) -> float:
@@ -302,14 +368,15 @@ class Predictor:
         Where this is not the same for tensors of all sizes, the module is built with its own
         numbers, once for each set of them, on every layer.
         """
-        settings, account = self._placement(module).first
+        placed = self._placement(module).first
+        settings, account = placed.settings, placed.account
         if self._optimizer.is_even or self._accountant is None:
             return account.state_share
         is_fixed = self._is_fixed(module.method, settings)
         method, named = self._variant(module.method, settings, is_fixed=is_fixed)
         numbers = {
             dimension.name: settings[dimension.name]
-            for dimension in get_method(method).dimensions(self._shape)
+            for dimension in self._dimensions_of(method)
             if is_numeric(dimension) and dimension.name in settings
         }
         key = (method, named, tuple(sorted(numbers.items())))
@@ -332,6 +399,7 @@ class Predictor:
         if module not in self._placements:
             if len(self._placements) >= MOST_PLACEMENTS:
                 self._placements.clear()
+                self._placed.clear()
             self._placements[module] = self._new_placement(module)
         return self._placements[module]
 
@@ -342,20 +410,34 @@ class Predictor:
             count = module[method.counted_by]
             assert isinstance(count, int)
             layers = tuple(range(self._shape.num_layers))[-count:]
-        forms: dict[_Settings, _Placed] = {}
-        by_layer: dict[int, _Placed] = {}
-        for layer in layers:
-            settings = dict(method.layer_settings(self._shape, module, layer))
-            form = tuple(sorted(settings.items()))
-            if form not in forms:
-                forms[form] = (settings, self._account(module.method, settings))
-            by_layer[layer] = forms[form]
+        if type(method).layer_settings is Method.layer_settings:
+            by_layer = dict.fromkeys(layers, self._placed_as(module.method, module.as_dict()))
+        else:
+            by_layer = {
+                layer: self._placed_as(
+                    module.method, method.layer_settings(self._shape, module, layer)
+                )
+                for layer in layers
+            }
         num_bytes = 4.0 * method.num_parameters(self._shape, module)
         return _Placement(
-            first=next(iter(forms.values())),
+            first=next(iter(by_layer.values())),
             by_layer=by_layer,
             trained=num_bytes / max(1, len(layers)),
         )
+
+    def _placed_as(self, method: str, settings: Mapping[str, Setting]) -> _Placed:
+        """Return what a method with these settings is on a layer."""
+        key = (method, tuple(sorted(settings.items())))
+        if key not in self._placed:
+            account = self._account(method, settings)
+            self._placed[key] = _Placed(dict(settings), account, len(self._stacks))
+        return self._placed[key]
+
+    def _dimensions_of(self, method: str) -> tuple[Dimension, ...]:
+        if method not in self._dimensions:
+            self._dimensions[method] = tuple(get_method(method).dimensions(self._shape))
+        return self._dimensions[method]
 
     def _later(
         self,
@@ -374,7 +456,9 @@ class Predictor:
         if not starts:
             return added[0] + later.more, added[1]
         entered = added[0] - self._flow[stack] + later.first
-        from_here = self._layer(stack, here, longer, is_lowest=True)[0] + later.more if here else 0.0
+        from_here = (
+            self._layer(stack, here, longer, is_lowest=True)[0] + later.more if here else 0.0
+        )
         return max(entered, from_here), added[1]
 
     def _layer(
@@ -392,36 +476,61 @@ class Predictor:
         low: dict[Any, int] = {}
         low_bytes = grown = resident = 0.0
         changes = self._rewired(stack, here)
-        for (settings, account), change in zip(here, changes, strict=True):
-            sources = account.sources(settings, stack)
+        for placed, change in zip(here, changes, strict=True):
+            account = placed.account
+            sources: Collection[Source] = placed.sources[stack]
             # What a method adds to the text is in its own account, but in no other's.
-            others = longer - account.stretch(settings)
+            others = longer - placed.stretch
             for source in sources:
                 share = account.shares[stack, source]
                 low.update(share.low)
                 low_bytes = max(low_bytes, share.low_bytes)
-                mine = share.extra if change is None else change.applied(share.extra)
+                fixed = account.of_weights
+                mine: Mapping[Any, float]
+                mine = share.extra if change is None else change.applied(share.extra, fixed)
                 if others > 0:
-                    fixed = account.of_weights
                     mine = {k: v if k in fixed else v * (1 + others) for k, v in mine.items()}
                     mine = {k: max(v, extra.get(k, 0.0)) for k, v in mine.items()}
                 extra.update(mine)
             if is_lowest and account.has_lowest:
                 sources = (LOWEST,)
             for source in {*sources, ""} if LOWEST not in sources else {LOWEST}:
-                more = account.growth.at((stack, source), settings)
+                more = placed.grown((stack, source))
                 grown += more[0] + (more[0] - more[2]) * others
                 resident += account.resident.get((stack, source), 0.0) + more[1]
-        flow = max(low_bytes, sum(low.values())) if is_lowest else self._flow[stack]
+        flow: float = self._flow[stack]
+        if is_lowest:
+            flow = max(low_bytes, self._low(stack, here) if len(here) > 1 else sum(low.values()))
         return flow + sum(extra.values()) + grown, resident
+
+    def _low(self, stack: int, here: list[_Placed]) -> float:
+        """Return what several modules keep together of the flow of the layer gradients end in.
+
+        It is no more than the whole flow, unless one alone keeps more. Where one keeps less than
+        the storages that were told apart in it, another may keep these.
+        """
+        together: dict[Any, int] = {}
+        less: list[int] = []
+        most = self._flow[stack]
+        for placed in here:
+            mine: dict[Any, int] = {}
+            for source in placed.sources[stack]:
+                mine.update(placed.account.shares[stack, source].low)
+            together.update({key: size for key, size in mine.items() if size > 0})
+            less.append(sum(size for size in mine.values() if size < 0))
+            most = max(most, sum(mine.values()))
+        return min(most, sum(together.values()) + max(less))
 
     def _rewired(self, stack: int, here: list[_Placed]) -> Sequence[Rewired | None]:
         """Return what becomes of what the modules of a layer read, None where nothing does."""
         if len(here) < 2 or self._wirings is None:
             return [None] * len(here)
         placed = [
-            (self._wirings.of(account.method, settings), self._wirings.paths(settings, stack))
-            for settings, account in here
+            (
+                self._wirings.of(each.account.method, each.settings),
+                self._wirings.paths(each.settings, stack),
+            )
+            for each in here
         ]
         key = (stack, *((id(wirings), paths) for wirings, paths in placed))
         if key not in self._together:
@@ -449,7 +558,7 @@ class Predictor:
 
         That is where they are a group as spaces name them, or where its sites do not add up.
         """
-        subsets = [d for d in get_method(method).dimensions(self._shape) if d.kind == "subset"]
+        subsets = [d for d in self._dimensions_of(method) if d.kind == "subset"]
         if all(_is_group(settings[d.name], d.values) for d in subsets):
             return True
         if method not in self._entangled:
@@ -490,7 +599,7 @@ class Predictor:
         module = replace(corner, layers=tuple(range(self._shape.num_layers)))
         chosen = Configuration(modules=(module,), learning_rate=1.0)
         layers, outside = whole.split(whole.step.saved_by_label(whole.step.build(chosen)))
-        placed = (module.as_dict(), account)
+        placed = _Placed(module.as_dict(), account, len(self._stacks))
         self._placements[module] = _Placement(
             first=placed, by_layer=dict.fromkeys(module.layers, placed), trained=0.0
         )
@@ -520,7 +629,7 @@ class Predictor:
     def _variant(self, method: str, given: Mapping[str, Setting], *, is_fixed: bool) -> _Variant:
         """Return the settings that decide which storages there are at all; others at defaults."""
         settings = dict(given)
-        for dimension in get_method(method).dimensions(self._shape):
+        for dimension in self._dimensions_of(method):
             name = dimension.name
             stacked = tuple(v for v in dimension.values if v in PARAMETER_NAMES)
             if dimension.kind == "subset" and is_fixed:
@@ -546,14 +655,29 @@ class Predictor:
     def _sizes_stay(self, method: str, name: str, value: Setting) -> bool:
         if self._accountant is None:
             return True
-        defaults = {d.name: d.default for d in get_method(method).dimensions(self._shape)}
+        defaults = {d.name: d.default for d in self._dimensions_of(method)}
         try:
-            usual = self._accountant.sizes(self._accountant.everywhere(method, defaults))
-            changed = {**defaults, name: value}
-            other = self._accountant.sizes(self._accountant.everywhere(method, changed))
+            usual = self._usual.get(method)
+            if usual is None:
+                usual = self._sizes(method, defaults)
+                self._usual[method] = usual
+            other = self._sizes(method, {**defaults, name: value})
         except Exception:
             return False
-        return usual == other
+        if usual[0] != other[0]:
+            return False
+        assert self._shallow is not None
+        negligible = NEGLIGIBLE * min(self._shallow.flow)
+        return all(abs(usual[1][place] - other[1][place]) <= negligible for place in usual[1])
+
+    def _sizes(
+        self, method: str, settings: Mapping[str, Setting]
+    ) -> tuple[Mapping[Label, int], Mapping[Place, float]]:
+        """Return what a method saves on all sites, and what the worst moments add."""
+        assert self._accountant is not None
+        shallow = self._accountant.shallow
+        model = self._accountant.build(self._accountant.everywhere(method, settings))
+        return shallow.step.saved_by_label(model), shallow.excess_of(model)
 
     def _approximate(self, method: str) -> Account:
         """Estimate a method by LoRA's activations: the input of each site, and no more."""
@@ -624,7 +748,7 @@ class Predictor:
         return 0 if self._shallow is None else self._shallow.tail[stack]
 
     def _stack_of(self, layer: int) -> int:
-        return next(place for place, stack in enumerate(self._stacks) if layer in stack)
+        return self._stack_by_layer[layer]
 
     def _bytes_of(self, width: int) -> int:
         """Return the bytes of one number a token and unit of width."""

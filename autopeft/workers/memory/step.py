@@ -304,9 +304,7 @@ class TrainingStep:
         found = saved.sizes()
         sizes = labels.of(found)
         self.weight_labels.update(
-            labels.of(
-                {a: 0 for a in found if not self._is_of_text(labels.shape_of(a))}
-            )
+            labels.of({a: 0 for a in found if not self._is_of_text(labels.shape_of(a))})
         )
         del loss
         return sizes

@@ -9,7 +9,8 @@ it reads and where it puts a tensor of its own in place; the rest follows from t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,7 @@ class Wiring:
         outputs: What it gives out in place of the layer's output, by path.
         reads: What it keeps of the base model's storages.
         wrapped: Paths it wraps.
+        again: Paths that it calls more often than the base model does.
         order: When it is put in; what comes later stands outside of what came before.
     """
 
@@ -63,7 +65,13 @@ class Wiring:
     outputs: Mapping[Path, Key] = field(default_factory=dict)
     reads: tuple[Read, ...] = ()
     wrapped: frozenset[Path] = frozenset()
+    again: frozenset[Path] = frozenset()
     order: tuple[Any, ...] = ()
+
+    @property
+    def changes_something(self) -> bool:
+        """Whether others on its layer may keep something else on its account."""
+        return bool(self.inputs or self.outputs or self.again)
 
 
 @dataclass(slots=True)
@@ -73,6 +81,7 @@ class _Pass:
     inputs: dict[str, Label] = field(default_factory=dict)
     outputs: dict[str, Label] = field(default_factory=dict)
     reads: dict[tuple[str, Label], int] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
 
 
 class Wirings:
@@ -135,6 +144,7 @@ class Wirings:
         return _Pass(
             inputs={plain_path(path): plain_label(at) for path, at in noted.inputs.items()},
             outputs={plain_path(path): plain_label(at) for path, at in noted.outputs.items()},
+            calls=Counter({plain_path(path): number for path, number in noted.calls.items()}),
         )
 
     @cached_property
@@ -185,6 +195,11 @@ class Wirings:
                     outputs=outputs,
                     reads=tuple(sorted(reads, key=lambda read: (read.path, read.label))),
                     wrapped=frozenset(wrapped),
+                    again=frozenset(
+                        path
+                        for path in self._linear_paths(stack.top)
+                        if noted.calls[f"base_model.model.{path}"] > self.base.calls[path]
+                    ),
                     order=order,
                 )
             )
@@ -281,6 +296,7 @@ def _noting(
     def enter(_: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         first = next((v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)), None)
         if first is not None:
+            noted.calls[name] += 1
             noted.inputs.setdefault(name, labels.label_of(first.untyped_storage()))
 
     def leave(_: Any, __: Any, output: Any) -> None:
@@ -298,14 +314,28 @@ class Rewired:
     Attributes:
         instead: By label that it keeps alone what it keeps in its place.
         beside: What it keeps besides; where the base model keeps the label anyway, in its flow.
+        again: Where others call it once more.
     """
 
     instead: Mapping[Label, Mapping[Key, int]]
     beside: Mapping[Key, int]
+    again: frozenset[Path] = frozenset()
 
-    def applied(self, extra: Mapping[Any, int]) -> dict[Any, int]:
-        """Return what is kept besides the flow, given what is kept alone."""
+    def applied(
+        self, extra: Mapping[Any, int], of_weights: Set[Key] = frozenset()
+    ) -> dict[Any, int]:
+        """Return what is kept besides the flow, given what is kept alone.
+
+        Args:
+            extra: By key what is kept alone.
+            of_weights: What of it does not depend on the text, so that a layer that is called
+                for a few prompts keeps it once more.
+        """
         found = dict(extra)
+        if self.again:
+            for key in of_weights & extra.keys():
+                if any(f"{plain_path(key[1])}.".startswith(f"{path}.") for path in self.again):
+                    found[*key, "again"] = extra[key]
         for label, keys in self.instead.items():
             if label in extra:
                 if label not in keys:
@@ -319,8 +349,8 @@ def rewired(
     placed: Sequence[tuple[Wiring, frozenset[Path] | None]],
     inputs: Mapping[Path, Label],
     made_by: Mapping[Label, Path],
-) -> list[Rewired]:
-    """Return what becomes of the reads of methods that stand on one layer.
+) -> list[Rewired | None]:
+    """Return what becomes of the reads of methods that stand on one layer, None where nothing does.
 
     Args:
         placed: Wirings and where they stand, None for wherever they can.
@@ -337,12 +367,17 @@ def rewired(
         return None
 
     ranks = sorted(range(len(placed)), key=lambda k: placed[k][0].order)
-    found = []
+    found: list[Rewired | None] = []
+    changing = [j for j in ranks if placed[j][0].changes_something]
     for k, (wiring, paths) in enumerate(placed):
+        others = [j for j in changing if j != k]
+        if not others:
+            found.append(None)
+            continue
         instead: dict[Label, dict[Key, int]] = {}
         beside: dict[Key, int] = {}
-        others = [j for j in ranks if j != k]
-        place = ranks.index(k)
+        later = set(ranks[ranks.index(k) :])
+        inner = [j for j in reversed(others) if j not in later]
         for read in wiring.reads:
             path, label = read.path, read.label
             is_wrapped = path in wiring.wrapped
@@ -351,21 +386,24 @@ def rewired(
             key = None
             if inputs.get(path) == label:
                 # A weight of the base model's own is inside of all that wraps it.
-                outer = {j for j in others if j in ranks[place + 1 :]}
-                free = {j for j in others if path not in placed[j][0].wrapped}
-                around = [j for j in others if j in outer | free] if is_wrapped else others
+                around = [
+                    j
+                    for j in others
+                    if not is_wrapped or j in later or path not in placed[j][0].wrapped
+                ]
                 key = nearest(path, around, "inputs")
                 if key is not None:
                     beside[key] = read.size
             maker = made_by.get(label)
             if key is None and maker is not None:
-                inner = ranks[:place] if is_wrapped else []
-                key = nearest(maker, reversed(inner if maker == path else others), "outputs")
+                own = inner if is_wrapped else []
+                key = nearest(maker, own if maker == path else reversed(others), "outputs")
             instead.setdefault(label, {})[label if key is None else key] = read.size
         found.append(
             Rewired(
                 instead={label: keys for label, keys in instead.items() if set(keys) != {label}},
                 beside=beside,
+                again=frozenset(path for j in others for path in placed[j][0].again),
             )
         )
     return found

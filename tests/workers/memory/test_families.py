@@ -17,7 +17,7 @@ from tests.workers.families import TASK_OF, config_of
 
 TOKENS = 24
 #: What predictions may be off by, for a model with four layers a stack.
-TOLERANCE = 0.02
+TOLERANCE = 0.001
 #: By family: how its config calls the number of layers.
 COUNTS = {
     "bert": ("num_hidden_layers",),
@@ -71,8 +71,8 @@ def test_stacked_experts_are_predicted(sites: tuple[str, ...], layers: tuple[int
     module = Module.of(
         "lora", layers, rank=8, alpha_ratio=2.0, dora=False, rslora=False, sites=sites
     )
-    # Where one layer alone trains, what experts make of the worst moment is not told apart.
-    tolerance = 0.07 if layers == (3,) else TOLERANCE
+    # What stacked experts make of the worst moment is not told apart, one from the other.
+    tolerance = 0.012 if "experts_out" in sites else TOLERANCE
     chosen = Configuration(modules=(module,), learning_rate=1e-3)
     assert_near(memory_of("mixtral"), chosen, tolerance)
 

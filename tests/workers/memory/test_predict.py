@@ -30,7 +30,8 @@ SIZES = {
 @pytest.mark.parametrize("name", ["lora", "dora", "ia3", "beft", "prefix"])
 def test_each_method_adds_up_from_few_passes(memory: MemoryModel, name: str) -> None:
     chosen = configuration(*CASES[name])
-    assert memory.predict([chosen])[0] == pytest.approx(memory.probe(chosen).total_bytes, rel=0.01)
+    probed = memory.probe(chosen).total_bytes
+    assert memory.predict([chosen])[0] == pytest.approx(probed, rel=0.001)
     assert not memory._predicted(chosen.modules).is_approximate
 
 
@@ -47,7 +48,7 @@ def test_default_space_is_predicted_on_a_tiny_model(
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
-def test_default_space_is_predicted_within_one_percent(
+def test_default_space_is_predicted_within_a_thousandth(
     memory_of: Callable[..., MemoryModel], kind: str
 ) -> None:
     from transformers import LlamaConfig
@@ -72,7 +73,7 @@ def test_default_space_is_predicted_within_one_percent(
         memory = MemoryModel(config, shape, batch_size=8, tokens=64, task="causal-lm")
     sample = load_space("default", memory._shape).sample(12, np.random.default_rng(0))
     probed = np.array([memory.probe(chosen).total_bytes for chosen in sample])
-    np.testing.assert_allclose(memory.predict(sample), probed, rtol=0.01)
+    np.testing.assert_allclose(memory.predict(sample), probed, rtol=0.001)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +199,7 @@ def test_other_encoders_add_up(
     config.num_labels = 3
     memory = memory_of(config)
     chosen = configuration(lora((1, 2), sites=("q", "v", "ffn_in")))
-    assert memory.predict([chosen])[0] == pytest.approx(memory.probe(chosen).total_bytes, rel=0.03)
+    assert memory.predict([chosen])[0] == pytest.approx(memory.probe(chosen).total_bytes, rel=0.025)
     assert not memory._predicted(chosen.modules).is_approximate
 
 

@@ -18,7 +18,7 @@ ATTENTION = ("q", "k", "v", "attention_output")
 @pytest.fixture(scope="module")
 def accountant(memory: MemoryModel) -> Accountant:
     """Return the one that the session's memory model measures with."""
-    found = memory._predictor._accountant
+    found = memory._predictor.variants.accountant
     assert found is not None
     return found
 
@@ -109,7 +109,7 @@ def test_a_method_that_reads_what_the_lowest_layer_takes_in_is_not_measured_alon
 ) -> None:
     fixed = accountant._fixed_sites
     module = accountant.everywhere("lora", settings_of(memory, "lora", sites=ATTENTION))
-    flow = memory._predictor._flow[0]
+    flow = accountant.shallow.flow[0]
     assert not fixed._enters_below({1: {("", 0): flow}})
     assert fixed._enters_below({0: {("", 0): flow}})
     monkeypatch.setattr(fixed, "_enters_below", lambda _: True)

@@ -133,7 +133,7 @@ def test_settings_without_a_size_need_no_account(
 ) -> None:
     memory = memory_of(config)
     memory.predict([configuration(lora(rslora=flag)) for flag in (False, True)])
-    assert len(memory._predictor._accounts) == 1
+    assert memory._predictor.variants.num_known == 1
 
 
 def test_all_prefix_lengths_come_from_one_account(
@@ -143,7 +143,7 @@ def test_all_prefix_lengths_come_from_one_account(
     lengths = (1, 2, 16, 64)
     chosen = [configuration(Module.of("prefix", (0, 1, 2, 3), prefix_length=n)) for n in lengths]
     predicted = memory.predict(chosen)
-    assert len(memory._predictor._accounts) == 1
+    assert memory._predictor.variants.num_known == 1
     assert predicted.tolist() == [memory.probe(one).total_bytes for one in chosen]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -142,8 +142,14 @@ def predict(
         ),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Examples that are computed together.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Examples that are computed together.",
+            show_default="that of CONFIG.json, or 1",
+        ),
+    ] = None,
     tokens: Annotated[
         int, typer.Option(metavar="N", min=1, help="Tokens of each example, padding included.")
     ] = 512,
@@ -151,11 +157,21 @@ def predict(
         Dtype, typer.Option(help="Type of the frozen weights; adapters train in float32.")
     ] = Dtype.BFLOAT16,
     optimizer: Annotated[
-        str, typer.Option(metavar="O", help="adamw, adamw-8bit, sgd, adafactor or lora-fa.")
-    ] = "adamw",
+        str | None,
+        typer.Option(
+            metavar="O",
+            help="adamw, adamw-8bit, sgd, adafactor or lora-fa.",
+            show_default="that of CONFIG.json, or adamw",
+        ),
+    ] = None,
     gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Compute each layer twice.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--gradient-checkpointing/--no-gradient-checkpointing",
+            help="Compute each layer twice.",
+            show_default="as CONFIG.json says, or not",
+        ),
+    ] = None,
     quantization: Annotated[
         Bits | None, typer.Option(help="Frozen linear layers in few bits.", show_default="none")
     ] = None,
@@ -163,8 +179,12 @@ def predict(
         AttentionKind, typer.Option(help="Who computes attention; auto is transformers' choice.")
     ] = AttentionKind.AUTO,
     saved_activations: Annotated[
-        SavedActivations, typer.Option(help="How nonlinear parts keep theirs for going back.")
-    ] = SavedActivations.FULL,
+        SavedActivations | None,
+        typer.Option(
+            help="How nonlinear parts keep theirs for going back.",
+            show_default="as CONFIG.json says, or full",
+        ),
+    ] = None,
     task: Annotated[str, typer.Option(metavar="TASK", help="What is trained.")] = "causal-lm",
     device: Annotated[Accelerator, typer.Option(help="Whose kernels count.")] = Accelerator.CUDA,
     format_: ListFormat = TableFormat.TABLE,
@@ -177,16 +197,20 @@ def predict(
     from autopeft.cli.predicting import Step
     from autopeft.cli.predicting import predict as run
 
+    asked = {
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "gradient_checkpointing": gradient_checkpointing,
+        "saved_activations": None if saved_activations is None else saved_activations.value,
+    }
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     step = Step(
-        batch_size=batch_size,
         tokens=tokens,
         dtype=dtype.value,
-        optimizer=optimizer,
-        gradient_checkpointing=gradient_checkpointing,
         quantization=None if quantization is None else quantization.value,
         attention=attention.value,
-        saved_activations=saved_activations.value,
         task=task,
         device=device.value,
+        **given,
     )
-    run(model, peft, step, format_.value)
+    run(model, peft, step, format_.value, given=frozenset(given))

@@ -45,8 +45,8 @@ _MEANINGS = {
 class Step:
     """The training step that is asked about, as its flags say it."""
 
-    batch_size: int
     tokens: int
+    batch_size: int = 1
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     optimizer: str = "adamw"
     gradient_checkpointing: bool = False
@@ -57,7 +57,13 @@ class Step:
     device: Literal["cuda", "cpu"] = "cuda"
 
 
-def predict(model: str, peft: Path | None, step: Step, format_: str) -> None:
+#: Training settings that a configuration of ours may hold and a step is made of.
+TRAINING = ("batch_size", "optimizer", "gradient_checkpointing", "saved_activations")
+
+
+def predict(
+    model: str, peft: Path | None, step: Step, format_: str, *, given: frozenset[str] = frozenset()
+) -> None:
     """Print the prediction as ``table`` or ``json``.
 
     Args:
@@ -65,19 +71,40 @@ def predict(model: str, peft: Path | None, step: Step, format_: str) -> None:
         peft: An ``adapter_config.json`` or a configuration of ours; None trains every weight.
         step: The step.
         format_: ``table`` or ``json``.
+        given: Fields of the step that somebody asked for; of the others a configuration of ours
+            may hold its own training settings.
 
     Raises:
         AutopeftError: model, configuration or both together are wrong.
     """
-    found = prediction(model, peft, step)
+    written = None if peft is None else _read(peft)
+    step = _as_trained(step, written, given)
+    found = prediction(model, written, step)
     if format_ == "json":
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         _print_table(found, step)
 
 
-def prediction(model: str, peft: Path | None, step: Step) -> dict[str, Any]:
+def _as_trained(step: Step, written: Mapping[str, Any] | None, given: frozenset[str]) -> Step:
+    """Return the step with the training settings that a configuration was searched with."""
+    training = (written or {}).get("training")
+    if not isinstance(training, Mapping):
+        return step
+    chosen = {name: training[name] for name in TRAINING if name in training and name not in given}
+    parts = training.get("gradient_accumulation", 1)
+    if "batch_size" in chosen and isinstance(parts, int) and parts > 1:
+        chosen["batch_size"] = max(1, chosen["batch_size"] // parts)
+    return replace(step, **chosen)
+
+
+def prediction(model: str, written: Mapping[str, Any] | None, step: Step) -> dict[str, Any]:
     """Return what ``--format json`` prints.
+
+    Args:
+        model: As for :func:`predict`.
+        written: A PEFT config or a configuration of ours; None trains every weight.
+        step: The step.
 
     Raises:
         AutopeftError: as :func:`predict`.
@@ -102,7 +129,6 @@ def prediction(model: str, peft: Path | None, step: Step) -> dict[str, Any]:
             f"--task: unknown task {step.task!r}{or_nearest(step.task, TASKS.names())}",
             hint=f"choose one of: {', '.join(TASKS.names())}",
         )
-    written = None if peft is None else _read(peft)
     with quiet_transformers():
         config, shape = _described(model, step)
         memory = MemoryModel(

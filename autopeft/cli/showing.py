@@ -22,6 +22,7 @@ from autopeft.results.query import ask, memory_text
 from autopeft.results.report import (
     calibration_text,
     front_of,
+    memory_error_text,
     metric_value,
     summary,
     trials_frame,
@@ -141,8 +142,7 @@ def print_job(log: JobLog, console: Console) -> None:
         lines.append(f"Hypervolume: {facts['hypervolume']:.4f}.")
     if (correlation := correlation_text(log)) is not None:
         lines.append(correlation)
-    if (memory := calibration_text(log)) is not None:
-        lines.append(memory)
+    lines += [told for told in (memory_error_text(log), calibration_text(log)) if told]
     lines += limit_lines(log)
     end = facts["end_reason"]
     lines.append(f"Ended: {end}." if end else _unfinished(log))

@@ -72,8 +72,9 @@ def summary(log: JobLog, answer: Answer | None = None) -> dict[str, Any]:
     is ordered by score, best first; see :func:`front_point`. ``broken_constraints`` says by
     number of trial what keeps completed trials off the front. ``hypervolume`` is None before a
     job is prepared.
-    ``memory_calibration`` is what measured memory says of predictions, ``limits`` what each limit
-    on known costs did.
+    ``memory_calibration`` is what measured memory says of predictions, ``memory_error`` how far
+    quick predictions lay from exact accounting at the start of the job (None where unknown),
+    ``limits`` what each limit on known costs did.
     ``score_and_answers`` is None unless the job scores generated answers: it says how alike
     score and answers rank the trials.
 
@@ -106,6 +107,7 @@ def summary(log: JobLog, answer: Answer | None = None) -> dict[str, Any]:
         "answer_metric": answer_metric(log),
         "score_and_answers": None if correlation is None else correlation.to_json(),
         "memory_calibration": calibration_of(states).to_json(),
+        "memory_error": prepared.get("memory_error"),
         "limits": limits_of(log),
         "total_steps": log.total_steps,
         "seconds": log.spent_seconds,
@@ -200,6 +202,19 @@ def calibration_text(log: JobLog) -> str | None:
         f"Memory: measured / predicted is {found.median_ratio:.3f} (median of "
         f"{counted(found.num_trials, 'trial')}, {how}); trials not yet run are expected to need "
         f"{found.factor:.3f} of their prediction."
+    )
+
+
+def memory_error_text(log: JobLog) -> str | None:
+    """Say how far quick predictions of memory lie from exact ones; None where nobody looked."""
+    found = (log.prepared or {}).get("memory_error")
+    if found is None:
+        return None
+    return (
+        f"Memory of candidates is predicted within {100 * found['median']:.2f} % (median) and "
+        f"{100 * found['worst']:.2f} % (worst of "
+        f"{counted(found['num_compared'], 'configuration')}) of exact accounting, which every "
+        "trial gets."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -51,13 +52,14 @@ class JobFolder:
         """Log of the finalists' retrainings, scored on the test split."""
         return self.root / "confirmation.sqlite"
 
-    def create(self) -> None:
-        """Make the folder.
+    def create(self) -> list[Path]:
+        """Make the folder, and return the folders above it that were made for it, inmost first.
 
         Raises:
             JobFolderError: it holds files already, or cannot be made.
         """
         self.require_free()
+        made = [each for each in self.root.absolute().parents if not each.exists()]
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -65,6 +67,7 @@ class JobFolder:
                 f"cannot create output folder {str(self.root)!r}: {error.strerror or error}",
                 hint="name a folder you may write to with --output",
             ) from error
+        return made
 
     def require_free(self) -> None:
         """Make sure that a job can begin there; nothing is made.
@@ -89,13 +92,17 @@ class JobFolder:
                 hint="name a new or empty folder with --output",
             )
 
-    def remove_empty_job(self) -> None:
-        """Remove the log of a job that measured nothing, and the folder if that empties it."""
+    def remove_empty_job(self, made: Sequence[Path] = ()) -> None:
+        """Remove the log of a job that measured nothing, and the folder if that empties it.
+
+        Args:
+            made: Folders above it that were made for it, inmost first; they go too, if empty.
+        """
         for path in (*self.root.glob(f"{self.log.name}*"), self.assets, self.metric):
             if path.is_file():
                 path.unlink()
         shutil.rmtree(self.assets, ignore_errors=True)
-        for folder in (self.checkpoints, self.root):
+        for folder in (self.checkpoints, self.root, *made):
             with suppress(OSError):
                 folder.rmdir()
 

@@ -32,7 +32,7 @@ class MemoryModels:
         shape: Shape of the model under the job's own settings.
         tokens: Tokens of each example of the longest batch.
         task: Name of the task, never ``auto``.
-        data: What is trained on.
+        data: What is trained on; where None, batches are full examples of ``tokens``.
         on_progress: Told how far something slow is.
     """
 
@@ -44,7 +44,7 @@ class MemoryModels:
         *,
         tokens: int,
         task: str,
-        data: EncodedData,
+        data: EncodedData | None,
         on_progress: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._spec = spec
@@ -105,7 +105,9 @@ class MemoryModels:
                 tokens=self._tokens,
                 task=self._task,
                 device="cuda" if self._spec.workers.gpus else "cpu",
-                inputs=longest_inputs(
+                inputs=None
+                if self._data is None
+                else longest_inputs(
                     self._data.train,
                     settings.micro_batch_size,
                     self._data.pad_token_id,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +28,13 @@ from autopeft.service.memory_models import MemoryModels
 if TYPE_CHECKING:
     from autopeft.proposers.base import CostFunction
     from autopeft.search_spaces.configuration import Configuration
-    from autopeft.workers.dataset import EncodedData
     from autopeft.workers.settings import TrainingSettings
     from autopeft.workers.worker import WorkerPlan
 
 #: Configurations drawn to find how cheap and how costly the space can be.
 NUM_SCALE_SAMPLES = 256
+#: Of which so many are also accounted for exactly, and the seconds after which no other one is.
+NUM_COMPARED, COMPARED_SECONDS = 12, 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,8 @@ class Prepared:
         input_roles: What they are to the task, e.g. ``text`` or ``prompt``, ``completion``.
         scale: How the objectives compare.
         memory_tokens: Tokens per example that memory is predicted for: the longest example.
+        memory_error: How far quick predictions of memory lie from exact accounting; None where
+            nothing was compared.
     """
 
     shape: ModelShape
@@ -67,6 +72,7 @@ class Prepared:
     input_roles: tuple[str, ...]
     scale: ObjectiveScale
     memory_tokens: int
+    memory_error: Mapping[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
@@ -151,9 +157,17 @@ def prepare(
 
     on_phase("predicting memory")
     memory_bytes = worker_memory_bytes(spec)
-    costs = _Costs(
-        spec, model.shape, space, model.config, found.tokens, goal.task, data, on_progress
+    memory = MemoryModels(
+        spec,
+        model.config,
+        model.shape,
+        tokens=found.tokens,
+        task=goal.task,
+        data=data,
+        on_progress=on_progress,
     )
+    costs = ModelCosts(model.shape, spec.training.optimizer, memory)
+    is_new = scale is None
     if scale is None:
         check_memory(
             space,
@@ -163,15 +177,17 @@ def prepare(
             training=found.training,
         )
         ends = (task.chance_score(encoding, goal.metric, data), task.ideal_score(goal.metric))
-        scale = _find_scale(
+        scale = find_scale(
             space,
-            costs,
+            costs.predict,
             goal.metric,
             goal.cost_names,
             ends,
             constraints=goal.constraints,
             seed=spec.seed,
         )
+    on_phase("comparing quick predictions of memory with exact ones")
+    error = costs.memory_error(space.sobol(NUM_COMPARED, seed=spec.seed)) if is_new else None
     prepared = Prepared(
         shape=model.shape,
         task=goal.task,
@@ -186,6 +202,7 @@ def prepare(
         input_roles=tuple(splits.splits["train"].columns),
         scale=scale,
         memory_tokens=found.tokens,
+        memory_error=error,
     )
     plan = WorkerPlan(
         source=model.source,
@@ -208,30 +225,26 @@ def prepare(
     )
 
 
-class _Costs:
-    """Costs of configurations on one model: parameters exact, memory predicted."""
+class ModelCosts:
+    """Costs of configurations on one model: parameters exact, memory predicted.
 
-    def __init__(
-        self,
-        spec: JobSpec,
-        shape: ModelShape,
-        space: SearchSpace,
-        config: Any,
-        tokens: int,
-        task: str,
-        data: EncodedData,
-        on_progress: Callable[[str], None],
-    ) -> None:
-        self._optimizer = spec.training.optimizer
+    Args:
+        shape: The model.
+        optimizer: What trains where a configuration does not say.
+        memory: Predicts memory; where None, it counts as 0.
+    """
+
+    def __init__(self, shape: ModelShape, optimizer: str, memory: MemoryModels | None) -> None:
         self._shape = shape
-        self._space = space
-        self._memory = MemoryModels(
-            spec, config, shape, tokens=tokens, task=task, data=data, on_progress=on_progress
-        )
+        self._optimizer = optimizer
+        self._memory = memory
 
     def predict(self, configurations: Sequence[Configuration]) -> list[Costs]:
+        """Return the costs of many configurations, in order."""
         if not configurations:
             return []
+        if self._memory is None:
+            return [self._with_memory(configuration, 0) for configuration in configurations]
         memory = self._memory.predict(configurations)
         return [
             self._with_memory(configuration, int(num_bytes))
@@ -239,7 +252,38 @@ class _Costs:
         ]
 
     def exact(self, configuration: Configuration) -> Costs:
-        return self._with_memory(configuration, self._memory.probe(configuration).total_bytes)
+        """Return the costs of one configuration, its memory by exact accounting."""
+        probed = 0 if self._memory is None else self._memory.probe(configuration).total_bytes
+        return self._with_memory(configuration, probed)
+
+    def memory_error(
+        self, configurations: Sequence[Configuration], *, seconds: float = COMPARED_SECONDS
+    ) -> dict[str, float] | None:
+        """Compare quick predictions of memory with exact accounting, as far as time allows.
+
+        Args:
+            configurations: To compare, one after the other.
+            seconds: After which no other one is begun.
+
+        Returns:
+            ``median`` and ``worst`` of the relative errors and ``num_compared``; None where
+            memory is not predicted.
+        """
+        if self._memory is None or not configurations:
+            return None
+        quick = self._memory.predict(configurations)
+        started = time.monotonic()
+        errors: list[float] = []
+        for configuration, num_bytes in zip(configurations, quick, strict=True):
+            exact = self._memory.probe(configuration).total_bytes
+            errors.append(abs(float(num_bytes) / exact - 1))
+            if time.monotonic() - started > seconds:
+                break
+        return {
+            "median": statistics.median(errors),
+            "worst": max(errors),
+            "num_compared": len(errors),
+        }
 
     def _with_memory(self, configuration: Configuration, num_bytes: int) -> Costs:
         optimizer = dict(configuration.training).get("optimizer", self._optimizer)
@@ -254,9 +298,9 @@ class _Costs:
         )
 
 
-def _find_scale(
+def find_scale(
     space: SearchSpace,
-    costs: _Costs,
+    costs: CostFunction,
     metric: str,
     cost_names: tuple[str, ...],
     score_ends: tuple[float, float],
@@ -267,12 +311,21 @@ def _find_scale(
     """Fix reference and ideal point: chance and perfection, cheapest and costliest.
 
     Of costs that only training tells, the ends are fixed by their nature.
+
+    Args:
+        space: Where the search looks.
+        costs: Predicts costs.
+        metric: Behind the score.
+        cost_names: Costs among the objectives.
+        score_ends: Scores of chance and of perfection; more is better.
+        constraints: What a trial must keep to.
+        seed: Of the configurations that are looked at.
     """
     sample = [
         *space.sobol(NUM_SCALE_SAMPLES, seed=seed),
         *(proposal.configuration for proposal in space.portfolio()),
     ]
-    table = costs.predict(sample)
+    table = costs(sample)
     ends = []
     for name in cost_names:
         column = [getattr(row, name) for row in table]

@@ -50,7 +50,7 @@ def run_job(
         KeyboardInterrupt: the log is complete; ``resume_job`` goes on.
     """
     paths = JobFolder(folder)
-    paths.create()
+    made = paths.create()
     store = SqliteStore(paths.log)
     try:
         run = begin_run(store)
@@ -65,7 +65,7 @@ def run_job(
         # Nothing was found out and nothing is lost: leave no folder in the way of the next try.
         if job_log.fold(store.read()).total_steps == 0:
             store.close()
-            paths.remove_empty_job()
+            paths.remove_empty_job(made)
         raise
     finally:
         store.close()

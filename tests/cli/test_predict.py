@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from autopeft.cli.predicting import Step, _as_trained
 from autopeft.search_spaces.configuration import Configuration, Module
 from tests.cli.running import Outcome, run_command
 
@@ -83,6 +84,27 @@ def test_a_configuration_of_ours(predict: Predict) -> None:
     found = read(predict(configuration.to_json(), "--format", "json"))
 
     assert found["num_trainable_parameters"] == LAYERS * 2 * WIDTH
+
+
+def test_a_configuration_of_ours_brings_its_training_settings(predict: Predict) -> None:
+    module = Module.of("ia3", (0, 1), sites=("k", "v"))
+    training = (("gradient_checkpointing", True), ("optimizer", "sgd"))
+    ours = Configuration(modules=(module,), learning_rate=1e-3, training=training).to_json()
+    step = read(predict(ours, "--format", "json"))["step"]
+    assert (step["optimizer"], step["gradient_checkpointing"]) == ("sgd", True)
+    asked = ("--optimizer", "adamw", "--no-gradient-checkpointing", "--format", "json")
+    step = read(predict(ours, *asked))["step"]
+    assert (step["optimizer"], step["gradient_checkpointing"]) == ("adamw", False)
+
+
+def test_the_batch_of_a_configuration_is_what_is_computed_together() -> None:
+    training = {"batch_size": 8, "gradient_accumulation": 4}
+    step = _as_trained(Step(tokens=8), {"training": training}, frozenset())
+    assert step.batch_size == 2
+    asked = _as_trained(
+        Step(tokens=8, batch_size=3), {"training": training}, frozenset({"batch_size"})
+    )
+    assert asked.batch_size == 3
 
 
 def test_without_an_adapter_every_weight_trains(predict: Predict) -> None:

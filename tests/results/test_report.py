@@ -229,3 +229,13 @@ def test_measured_memory_stands_beside_its_prediction() -> None:
     frame = report.trials_frame(scribe.log).set_index("trial")
     assert frame.loc[1, "expected_memory_bytes"] == round(calibration["factor"] * 100 * mib)
     assert "measured / predicted is 1.050" in str(report.calibration_text(scribe.log))
+
+
+def test_the_error_of_quick_predictions_is_told(log: JobLog) -> None:
+    assert report.memory_error_text(log) is None
+    assert report.summary(log)["memory_error"] is None
+    error = {"median": 0.0004, "worst": 0.021, "num_compared": 12}
+    told = replace(log, prepared={**(log.prepared or {}), "memory_error": error})
+    assert report.summary(told)["memory_error"] == error
+    text = str(report.memory_error_text(told))
+    assert "within 0.04 % (median) and 2.10 % (worst of 12 configurations)" in text

@@ -325,6 +325,11 @@ def test_job_that_cannot_be_prepared_leaves_no_folder_in_the_way(
     with pytest.raises(DataError, match="misspelt"):
         run_job(make_spec(tmp_path / "job"), tmp_path / "job", observer=SILENT)
     assert not (tmp_path / "job").exists()
+    deep = tmp_path / "runs" / "of today" / "job"
+    with pytest.raises(DataError, match="misspelt"):
+        run_job(make_spec(deep), deep, observer=SILENT)
+    assert not (tmp_path / "runs").exists()
+    assert tmp_path.exists()
 
     monkeypatch.setattr(preparation, "prepare", prepare)
     log = run_job(make_spec(tmp_path / "job"), tmp_path / "job", observer=SILENT)

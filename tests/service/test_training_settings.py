@@ -20,6 +20,7 @@ from autopeft.service.job_training import job_training
 from autopeft.service.memory_models import MemoryModels
 from autopeft.service.observer import SilentObserver
 from autopeft.service.planning import make_plan
+from autopeft.service.preparation import ModelCosts
 from autopeft.service.running import resume_job
 from autopeft.workers.settings import TrainingSettings
 from tests.service.tiny_job import STEPS, write_tiny_job
@@ -266,6 +267,24 @@ class TestMemoryModels:
         together = models.predict(several)
         assert together.tolist() == [models.predict([each])[0] for each in several]
         assert len(set(together.tolist())) == 4
+
+    def test_quick_predictions_are_compared_with_exact_ones(self, models: MemoryModels) -> None:
+        shape = models.model_for(())._shape
+        space = load_space({"methods": {"lora": {**LORA, "rank": [2, 4]}}}, shape)
+        some = space.sobol(3, seed=0)
+        quick = models.predict(some)
+        exact = [models.probe(each).total_bytes for each in some]
+        errors = sorted(abs(float(one) / two - 1) for one, two in zip(quick, exact, strict=True))
+        compared = ModelCosts(shape, "adamw", models)
+        assert compared.memory_error(some) == {
+            "median": errors[1],
+            "worst": errors[2],
+            "num_compared": 3,
+        }
+        hurried = compared.memory_error(some, seconds=0.0)
+        assert hurried is not None
+        assert hurried["num_compared"] == 1
+        assert ModelCosts(shape, "adamw", None).memory_error(some) is None
 
 
 def test_a_plan_says_what_it_is_for(tmp_path: Path) -> None:

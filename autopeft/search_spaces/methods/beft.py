@@ -23,7 +23,7 @@ class Beft(PerSite):
     """
 
     name = "beft"
-    title = "BEFT (bias only)"
+    title = "BEFT (biases)"
     family = "bias"
     paper = "arXiv 2509.15974"
     peft_type = "BEFT"

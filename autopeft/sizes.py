@@ -14,6 +14,10 @@ _BYTES = {
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
 
 
+#: A number of bytes below this without a unit is more likely one whose unit was forgotten.
+LEAST_WITHOUT_UNIT = 2**20
+
+
 def parse_bytes(text: str) -> int:
     """Read a number of bytes such as ``24GiB``, ``80 GB`` or ``16000000000``.
 
@@ -25,6 +29,11 @@ def parse_bytes(text: str) -> int:
         raise ValueError(
             f"expected a size such as 24GiB or 80GB, got {text!r} (1 GiB is 1024 MiB, 1 GB is "
             "1000 MB)"
+        )
+    if text.strip().replace(".", "").isdigit() and value < LEAST_WITHOUT_UNIT:
+        raise ValueError(
+            f"expected a size with its unit such as 24GiB or 80GB, got {text!r}, which is "
+            f"{text.strip()} bytes"
         )
     return int(value + 0.5)
 

@@ -83,7 +83,7 @@ def table(
 
 @bench.command(
     epilog="Example: autopeft bench optimisers --table banking77 --proposers "
-    "mobo+halving,random+halving --seeds 10"
+    "mobo+extrapolate,random+mo-asha --seeds 10"
 )
 def optimisers(
     table: Annotated[
@@ -99,8 +99,8 @@ def optimisers(
         str | None,
         typer.Option(
             metavar="A,B",
-            help="Arms, each a proposer with a stopper: mobo+halving,random+none.",
-            show_default="mobo, random and lora-sweep, each with none and halving",
+            help="Arms, each a proposer with a stopper: mobo+extrapolate,random+none.",
+            show_default="those that suggest within a second, each with none and mo-asha",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(metavar="N", help="Searches of each arm.")] = 30,

@@ -29,10 +29,19 @@ def search(
     ] = None,
     trials: Annotated[int | None, typer.Option(metavar="N", help="Trials to propose.")] = None,
     proposer: Annotated[
-        str | None, typer.Option(metavar="P", help="What to try next: mobo, random, lora-sweep.")
+        str | None,
+        typer.Option(
+            metavar="P",
+            help="What to try next: mobo, random, lora-sweep, evolution, local, optuna-tpe, "
+            "optuna-nsga2, optuna-gp, bohb, ax, autopeft, autopeft-fair.",
+        ),
     ] = None,
     stopper: Annotated[
-        str | None, typer.Option(metavar="S", help="What to end early: halving or none.")
+        str | None,
+        typer.Option(
+            metavar="S",
+            help="What to end early: halving, extrapolate, mo-asha, hyperband, median or none.",
+        ),
     ] = None,
     executor: Annotated[
         str | None, typer.Option(metavar="E", help="Where trials run: ray or inline.")

@@ -19,10 +19,28 @@ from autopeft.errors import InvalidJobError
 
 #: The folder in which tables lie where none is named.
 TABLES = Path("benchmarks/tables")
-#: Arms that are compared where none are named: our proposer and others, each with every stopper
-#: that they can share, so that the 2 x 2 of proposers and stoppers is whole.
-PROPOSERS = ("mobo", "random", "lora-sweep")
-STOPPERS = ("none", "halving")
+#: Arms that are compared where none are named: proposers that take no more than about a second a
+#: suggestion, each with every stopper that they can share, so that the 2 x 2 of proposers and
+#: stoppers is whole; `random+mo-asha` is multi-objective halving as it is published.
+PROPOSERS = (
+    "mobo",
+    "random",
+    "lora-sweep",
+    "evolution",
+    "local",
+    "optuna-tpe",
+    "optuna-nsga2",
+    "bohb",
+)
+STOPPERS = ("none", "mo-asha")
+OTHER_ARMS = (
+    "mobo+halving",
+    "mobo+extrapolate",
+    "random+halving",
+    "random+extrapolate",
+    "random+hyperband",
+    "random+median",
+)
 
 
 def compare(
@@ -213,4 +231,5 @@ def _files(tables: Sequence[Path]) -> list[Path]:
 
 
 def _default_arms() -> list[str]:
-    return [f"{proposer}+{stopper}" for proposer in PROPOSERS for stopper in STOPPERS]
+    crossed = [f"{proposer}+{stopper}" for proposer in PROPOSERS for stopper in STOPPERS]
+    return [*crossed, *OTHER_ARMS]

@@ -63,6 +63,11 @@ def plan(
     limit = None if gpu_memory is None else _size(gpu_memory)
     if plot is not None:
         check_ending(plot)
+        if not plot.parent.is_dir():
+            raise InvalidJobError(
+                f"--plot {plot}: there is no folder {str(plot.parent)!r}",
+                hint="make it, or name another place",
+            )
     spec = load_job(job, overrides, shapes_only=not asks_quote)
     if asks_quote:
         for warning in find_warnings(spec):

@@ -154,7 +154,8 @@ def prediction(model: str, written: Mapping[str, Any] | None, step: Step) -> dic
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 raise InvalidSpaceError(
                     f"{method} cannot be run without numbers on {shape.name}: {reason}",
-                    hint="measure it instead: autopeft search trains it",
+                    hint="leave out --gradient-checkpointing where it is given, or measure it: "
+                    "autopeft search trains it",
                 ) from error
     return {
         "model": model if Path(model).is_file() else shape.name,

@@ -87,7 +87,7 @@ class PeftStudy:
         mode: Mode = "max",
         max_steps: int,
         proposer: str = "mobo",
-        stopper: str = "halving",
+        stopper: str = "extrapolate",
         seed: int = 0,
         exact_costs: Callable[[Configuration], Costs] | None = None,
         memory_bytes: float | None = None,
@@ -128,7 +128,7 @@ class PeftStudy:
         gpus: float = 0,
         score_range: tuple[float, float] | None = None,
         proposer: str = "mobo",
-        stopper: str = "halving",
+        stopper: str = "extrapolate",
         seed: int = 0,
     ) -> Self:
         """Make a study of a model, of which the configuration alone is read.

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopeft.proposers.acquisition import Acquisition
-from autopeft.proposers.base import PROPOSERS, Proposer
-from autopeft.proposers.unseen import next_sobol
-from autopeft.records import Costs, Proposal, Trial, TrialState, TrialStatus
+from autopeft.proposers.base import PROPOSERS
+from autopeft.proposers.one_by_one import OneByOneProposer, keys_of
+from autopeft.records import Costs, Proposal, TrialState
 from autopeft.results.front import ObjectiveScale
 from autopeft.results.live_front import LiveFront
 from autopeft.search_spaces.configuration import Configuration
@@ -49,7 +49,7 @@ SCORE, EXPLORE = "mobo:score", "mobo:explore"
 
 
 @PROPOSERS.register("mobo")
-class MoboProposer(Proposer):
+class MoboProposer(OneByOneProposer):
     """Propose what is expected to enlarge the hypervolume of the front the most.
 
     First the space's portfolio of known-good defaults, then a few Sobol points, then the member
@@ -66,42 +66,28 @@ class MoboProposer(Proposer):
     Gains are divided by the seconds that a trial is expected to take. While the front stands
     still, one proposal in four takes the model to be less sure than it says. A proposal whose
     expected gain is next to nothing carries that as its doubt, upon which a search may end.
-
-    Asking for n at once equals asking n times, each proposal pending when the next is chosen.
     """
 
     _samples: tuple[int, Candidates] | None = None
 
-    def propose(self, n: int) -> list[Proposal]:
-        """Return up to ``n`` configurations, best first."""
-        states = dict(self.states)
-        portfolio = self.space.portfolio()
-        proposals: list[Proposal] = []
+    def propose_one(self, states: Sequence[TrialState]) -> Proposal | None:
+        """Return the portfolio's next member, then a Sobol point, then what gains the most."""
         with one_blas_thread():
-            for _ in range(n):
-                proposal = self._propose_one(states, portfolio)
-                if proposal is None:
-                    break
-                proposals.append(proposal)
-                pending = self._pending(proposal, number=max(states, default=-1) + 1)
-                states[pending.trial.number] = pending
-        return proposals
+            return self._propose_one(states)
 
-    def _propose_one(
-        self, states: dict[int, TrialState], portfolio: Sequence[Proposal]
-    ) -> Proposal | None:
-        known = {state.trial.configuration.key for state in states.values()}
+    def _propose_one(self, states: Sequence[TrialState]) -> Proposal | None:
+        portfolio = self.space.portfolio()
+        known = keys_of(states)
         for member in portfolio:
             if member.configuration.key not in known and self.allows(member.configuration):
                 return self.proposal(member.configuration, member.origin)
         k = len(states)
-        measured = [s for s in states.values() if np.isfinite(s.score) and s.status not in BROKEN]
+        measured = [s for s in states if np.isfinite(s.score) and s.status not in BROKEN]
         if k >= len(portfolio) + NUM_SOBOL and len(measured) >= MIN_MEASURED:
-            found = self._by_model([states[i] for i in sorted(states)], k)
+            found = self._by_model(states, k)
             if found is not None:
                 return found
-        configuration = next_sobol(self.space, k, known, seed=self.seed, allows=self.allows)
-        return None if configuration is None else self.proposal(configuration, "sobol")
+        return self.sobol(states, "sobol")
 
     def score_alone(self) -> ObjectiveScale:
         """Return the job's scale without its costs."""
@@ -163,16 +149,6 @@ class MoboProposer(Proposer):
             for _ in range(generator.geometric(0.6)):
                 mutant = self.space.mutate(mutant, generator)
             yield mutant
-
-    def _pending(self, proposal: Proposal, *, number: int) -> TrialState:
-        trial = Trial(
-            number=number,
-            configuration=proposal.configuration,
-            seed=self.seed,
-            origin=proposal.origin,
-            costs=self.costs([proposal.configuration])[0],
-        )
-        return TrialState(trial=trial, status=TrialStatus.PROPOSED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -142,7 +142,8 @@ class Configuration:
                 training=_training_from_json(data.get("training", {})),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise InvalidSpaceError(f"not a configuration: {error!r}") from error
+            what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise InvalidSpaceError(f"not a configuration: {what}") from error
 
     def __str__(self) -> str:
         """Describe it in one short line, for tables; what is off is left out."""

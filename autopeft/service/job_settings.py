@@ -192,7 +192,7 @@ class JobSettings(Settings):
         BudgetSettings(trials=24), description="When the job ends; default: 24 trials."
     )
     proposer: str = Field("mobo", description="What decides which configuration to try next.")
-    stopper: str = Field("halving", description="What decides which trials end early.")
+    stopper: str = Field("extrapolate", description="What decides which trials end early.")
     workers: WorkersSettings = Field(WorkersSettings(), description="Where trials run.")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="Seeds everything.")
     output: str | None = Field(

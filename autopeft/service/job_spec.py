@@ -15,7 +15,7 @@ A job file is one YAML mapping::
     training: {batch_size: 32, max_tokens: 128, steps: 96, schedule: cosine}
     budget: {trials: 24}
     proposer: mobo
-    stopper: halving
+    stopper: extrapolate
     workers: {num: 1, cpus: 2, gpus: 0}
     seed: 0
     output: runs/sst2                         # relative to the working folder

@@ -97,7 +97,7 @@ def simulate(
     *,
     max_steps: int,
     proposer: str | Proposer = "mobo",
-    stopper: str | Stopper = "halving",
+    stopper: str | Stopper = "extrapolate",
     num_workers: int = 1,
     trials: int | None = None,
     steps: int | None = None,

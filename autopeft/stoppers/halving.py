@@ -13,6 +13,7 @@ from autopeft.results.front import ObjectiveScale
 from autopeft.search_spaces.space import SearchSpace
 from autopeft.stoppers.base import STOPPERS, Action, Decision, Stopper
 from autopeft.stoppers.judging import Array, Comparison, Judge, draw_virtual
+from autopeft.stoppers.rungs import next_of, rungs_at
 from autopeft.surrogates.curves import BROKEN, CurveModel, has_measurements
 from autopeft.surrogates.measured_costs import MeasuredCosts
 from autopeft.surrogates.threads import one_blas_thread
@@ -23,8 +24,6 @@ ETA = 2
 #: 48 steps of MiniLM, cosine schedule) the rank correlation of a rung's score with the final one
 #: was 0.16 at 1/6, 0.68 at 1/4, 0.74 at 1/3 and 0.82 at 1/2 (Kendall's tau).
 RUNGS = (1 / 4, 1 / 2)
-#: Rungs below this many steps say nothing.
-MIN_RUNG_STEPS = 4
 #: Trials that must have been measured at a rung before anyone is judged there.
 MIN_MEASURED = 3
 #: Comparators that make a judgement; where fewer were observed, the surrogate supplies the rest.
@@ -74,22 +73,18 @@ class HalvingStopper(Stopper):
         seed: int,
     ) -> None:
         super().__init__(space, scale, costs, max_steps=max_steps, seed=seed)
-        steps = (round(max_steps * part) for part in RUNGS)
-        self.rungs = (
-            *sorted({step for step in steps if MIN_RUNG_STEPS <= step < max_steps}),
-            max_steps,
-        )
+        self.rungs = rungs_at(max_steps, RUNGS)
         self._virtual: tuple[Array, list[Costs]] | None = None
         self._model: tuple[object, CurveModel] | None = None
 
     def next_rung(self, step: int) -> int:
         """Return the first rung beyond ``step``."""
-        return next((rung for rung in self.rungs if rung > step), self.max_steps)
+        return next_of(self.rungs, step)
 
     def decide(self, state: TrialState, others: Sequence[TrialState]) -> Decision:
         """Continue or pause a trial at its rung."""
         rest = [s for s in others if s.trial.number != state.trial.number]
-        if _is_the_baseline(state, rest):
+        if is_the_baseline(state, rest):
             return Decision(
                 action=Action.CONTINUE,
                 reason=f"{self._where(state)}: plain LoRA, the baseline, "
@@ -187,7 +182,7 @@ class HalvingStopper(Stopper):
         return f"{self.scale.score_text(state)} at step {state.step}"
 
 
-def _is_the_baseline(state: TrialState, others: Sequence[TrialState]) -> bool:
+def is_the_baseline(state: TrialState, others: Sequence[TrialState]) -> bool:
     """Whether a trial is the job's first plain LoRA on all linear layers."""
     if state.trial.origin not in BASELINE_ORIGINS or not np.isfinite(state.score):
         return False

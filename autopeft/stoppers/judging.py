@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
-from scipy.stats import qmc
+from scipy.special import ndtr
 
 from autopeft.proposers.base import CostFunction
 from autopeft.records import Costs, TrialState, TrialStatus
@@ -22,8 +21,8 @@ Array = NDArray[np.float64]
 
 #: Members of the space that stand in for comparators not yet observed.
 NUM_VIRTUAL = 256
-#: The number of joint samples of final scores is two to this power.
-LOG2_SAMPLES = 8
+#: Joint samples of final scores, half of them the mirror images of the others.
+NUM_SAMPLES = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,29 +115,59 @@ class Judge:
         )
 
     def chance_of_front(self, state: TrialState) -> tuple[float, TrialState | None]:
+        """Return the chance of one trial, see :meth:`chances_of_front`."""
+        return self.chances_of_front([state])[0]
+
+    def chances_of_front(
+        self, states: Sequence[TrialState]
+    ) -> list[tuple[float, TrialState | None]]:
         """Return the probability that no trial that costs no more ends with a better score.
 
         Rivals are completed and running trials: paused and stopped ones may never get there. The
         second value is the rival most often ahead, None where there is none.
+
+        Args:
+            states: ``n`` measured trials; they are judged by the same joint samples.
         """
-        alive = (TrialStatus.COMPLETED, TrialStatus.RUNNING)
-        no_dearer = np.all(self._costs <= self._costs_of(state), axis=1)
-        rivals = [
-            s
-            for s, fits in zip(self._states, no_dearer, strict=True)
-            if fits and s.status in alive and s.trial.number != state.trial.number
+        alive = [
+            (state, costs)
+            for state, costs in zip(self._states, self._costs, strict=True)
+            if state.status in (TrialStatus.COMPLETED, TrialStatus.RUNNING)
         ]
-        if not rivals:
-            return 1.0, None
-        points = self._model.points_of([state, *rivals])
+        asked = {state.trial.number for state in states}
+        others = sorted(
+            (state for state, _ in alive if state.trial.number not in asked),
+            key=lambda state: state.trial.number,
+        )
+        finals = self._final_samples([*states, *others])
+        column = {s.trial.number: i for i, s in enumerate([*states, *others])}
+        found: list[tuple[float, TrialState | None]] = []
+        for state in states:
+            mine = self._costs_of(state)
+            rivals = [
+                rival
+                for rival, costs in alive
+                if rival.trial.number != state.trial.number and np.all(costs <= mine)
+            ]
+            if not rivals:
+                found.append((1.0, None))
+                continue
+            places = [column[rival.trial.number] for rival in rivals]
+            own = finals[:, column[state.trial.number]]
+            ahead = finals[:, places] > own[:, None]
+            foremost = rivals[int(np.argmax(ahead.mean(axis=0)))]
+            found.append((float(1 - ahead.any(axis=1).mean()), foremost))
+        return found
+
+    def _final_samples(self, states: Sequence[TrialState]) -> Array:
+        """Return joint samples of the final scores of ``n`` trials, in the model's units."""
+        points = self._model.points_of(states)
         mean, covariance = self._model.process.joint(points)
         factor = cholesky_with_jitter(covariance + 1e-9 * np.eye(len(points)))
-        sobol = qmc.Sobol(len(points), scramble=True, rng=np.random.default_rng(self._seed))
-        normal = ndtri(np.clip(sobol.random_base2(LOG2_SAMPLES), 1e-9, 1 - 1e-9))
-        finals = mean + normal @ factor.T
-        ahead = finals[:, 1:] > finals[:, :1]
-        foremost = rivals[int(np.argmax(ahead.mean(axis=0)))]
-        return float(1 - ahead.any(axis=1).mean()), foremost
+        generator = np.random.default_rng([self._seed, len(points)])
+        half = generator.standard_normal((NUM_SAMPLES // 2, len(points)))
+        result: Array = mean + np.vstack([half, -half]) @ factor.T
+        return result
 
     def _virtual_share(self, X: Array, state: TrialState) -> float:
         """Return the posterior's share of configurations that score better at this rung."""
@@ -155,8 +184,8 @@ class Judge:
 
 
 def draw_virtual(
-    space: SearchSpace, costs: CostFunction, *, seed: int
+    space: SearchSpace, costs: CostFunction, *, seed: int, n: int = NUM_VIRTUAL
 ) -> tuple[Array, list[Costs]]:
-    """Return encodings and known costs of members of the space, the same for a seed."""
-    members = space.sample(NUM_VIRTUAL, np.random.default_rng([seed, NUM_VIRTUAL]))
+    """Return encodings and known costs of ``n`` members of the space, the same for a seed."""
+    members = space.sample(n, np.random.default_rng([seed, n]))
     return space.encode(members), costs(members)

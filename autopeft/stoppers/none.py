@@ -25,5 +25,10 @@ class NoStopper(Stopper):
 
         Nothing is ever paused here, but a job may be resumed under another stopper.
         """
-        paused = [s.trial.number for s in states if s.status is TrialStatus.PAUSED]
-        return (min(paused), "every trial is trained to the end") if paused else None
+        return resume_first(states, "every trial is trained to the end")
+
+
+def resume_first(states: Sequence[TrialState], reason: str) -> tuple[int, str] | None:
+    """Return the first paused trial and a reason; None where nothing is paused."""
+    paused = [s.trial.number for s in states if s.status is TrialStatus.PAUSED]
+    return (min(paused), reason) if paused else None

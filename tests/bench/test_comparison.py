@@ -151,7 +151,7 @@ def test_the_command_writes_results_and_plots(table_folder: Path, tmp_path: Path
     assert result.exit_code == 0, result.output
     assert "random+none" in result.output
     results = json.loads((out / "results.json").read_text())
-    assert results["default"] == "mobo+halving"
+    assert results["default"] == "mobo+extrapolate"
     told = results["tables"]["fake"]["lookup"]["random+none"]
     assert {"steps_to_target", "steps_to_95", "final_hypervolume", "front_recall"} <= set(told)
     assert results["described"]["fake"]["surrogate"]["all"]["rmse"] > 0

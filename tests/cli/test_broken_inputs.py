@@ -363,7 +363,7 @@ FLAGS = [
         "Invalid value for '--trials': expected a valid integer, got 'many'",
     ),
     flags("unknown-flag", ("--trails", "3"), "No such option: --trails; did you mean '--trials'?"),
-    flags("unknown-proposer-flag", ("--proposer", "x"), "unknown proposer 'x'; valid: "),
+    flags("unknown-proposer-flag", ("--proposer", "zzz"), "unknown proposer 'zzz'; valid: "),
 ]
 
 COMMANDS = [

@@ -52,6 +52,8 @@ after = "PRESS"
 def test_no_traceback_is_shown(moment: str) -> None:
     code = (
         "import os, signal, sys\n"
+        # A shell starts what it puts into the background with Ctrl-C ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from autopeft.cli.interrupts import guarded\n"
         "after = ''\n"
         f"{MOMENTS[moment]}\n"

@@ -13,7 +13,12 @@ from tests.proposers.synthetic_job import MAX_STEPS, Landscape, default_landscap
 def make_study(landscape: Landscape | None = None, **changes: Any) -> PeftStudy:
     """Return a study that has seen nothing."""
     landscape = landscape or default_landscape()
-    given: dict[str, Any] = {"proposer": "random", "max_steps": MAX_STEPS, **changes}
+    given: dict[str, Any] = {
+        "proposer": "random",
+        "stopper": "halving",
+        "max_steps": MAX_STEPS,
+        **changes,
+    }
     return PeftStudy(landscape.space, landscape.scale(), landscape.costs, **given)
 
 

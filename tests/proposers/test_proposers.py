@@ -10,8 +10,12 @@ import pytest
 
 from autopeft.errors import AutopeftError
 from autopeft.proposers.base import PROPOSERS, Proposer
+from autopeft.proposers.evolution import POPULATION
 from autopeft.proposers.lora_sweep import LoraSweepProposer
 from autopeft.proposers.mobo import NUM_SOBOL
+from autopeft.proposers.optuna_samplers import OptunaNsga2Proposer
+from autopeft.proposers.outcomes import crowding_distances, non_domination_ranks
+from autopeft.proposers.saas import SaasProposer, gaussian_copula
 from autopeft.records import TrialStatus
 from autopeft.search_spaces.space import SearchSpace, load_space
 from tests.proposers.contract import ProposerContract, build, play, state_of
@@ -52,6 +56,171 @@ class TestLoraSweep(ProposerContract):
         assert len({c.modules[0]["rank"] for c in configurations}) >= 3
         rates = sorted(c.learning_rate for c in configurations)
         assert rates[-1] / rates[0] > 5
+
+
+class TestEvolution(ProposerContract):
+    name = "evolution"
+    origins = frozenset({"evolution", "evolution:random"})
+
+    def test_mutants_of_what_is_good_follow_the_first_population(
+        self, landscape: Landscape
+    ) -> None:
+        job = run_job(landscape, proposer="evolution", stopper="none", trials=60, seed=1)
+        origins = [state.trial.origin for state in job.states]
+        assert origins == ["evolution:random"] * POPULATION + ["evolution"] * (60 - POPULATION)
+        scores = [state.score for state in job.states]
+        assert np.median(scores[-20:]) > np.median(scores[:POPULATION])
+
+
+class TestLocal(ProposerContract):
+    name = "local"
+    origins = frozenset({"local", "local:random", "portfolio:lora-sweep"})
+
+    def test_begins_with_plain_lora_and_stays_near_the_front(self, landscape: Landscape) -> None:
+        proposals = play(build(self.name, landscape), landscape, 8)
+        assert proposals[0].origin == "portfolio:lora-sweep"
+        assert {p.origin for p in proposals[1:]} == {"local"}
+
+
+class TestOptunaTpe(ProposerContract):
+    name = "optuna-tpe"
+    origins = frozenset({"optuna-tpe"})
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def optuna(cls) -> None:
+        pytest.importorskip("optuna", reason="the extra optuna is not installed")
+
+
+class TestOptunaNsga2(TestOptunaTpe):
+    name = "optuna-nsga2"
+    origins = frozenset({"optuna-nsga2"})
+
+    def test_generations_are_those_that_optuna_would_count(self, landscape: Landscape) -> None:
+        """Without them every suggestion would be a random one: no trial would have parents."""
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        proposer = build(self.name, landscape)
+        assert isinstance(proposer, OptunaNsga2Proposer)
+        study = optuna.create_study(
+            sampler=proposer.sampler(0), directions=["maximize", "minimize"]
+        )
+        study.optimize(lambda trial: (trial.suggest_float("x", 0, 1), 1.0), n_trials=45)
+        key = next(iter(proposer.attributes(0)))
+        counted = [trial.system_attrs[key] for trial in study.trials]
+        assert counted == [proposer.attributes(place)[key] for place in range(45)]
+
+
+@pytest.mark.slow
+class TestOptunaGp(TestOptunaTpe):
+    name = "optuna-gp"
+    origins = frozenset({"optuna-gp"})
+
+
+class TestBohb(ProposerContract):
+    name = "bohb"
+    origins = frozenset({"bohb"})
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def hpbandster(cls) -> None:
+        pytest.importorskip(
+            "hpbandster.optimizers.config_generators.bohb",
+            reason="the extra bohb is not installed: it builds a C extension",
+        )
+
+    @pytest.mark.slow
+    def test_its_densities_are_asked_once_there_are_enough_trials(
+        self, landscape: Landscape, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It falls back to random draws without a word where anything goes wrong."""
+        from hpbandster.optimizers.config_generators import bohb
+
+        picked = []
+        plain = bohb.BOHB.get_config
+
+        def get_config(self: object, budget: float) -> tuple[object, dict[str, bool]]:
+            sample, info = plain(self, budget)
+            picked.append(info["model_based_pick"])
+            return sample, info
+
+        monkeypatch.setattr(bohb.BOHB, "get_config", get_config)
+        enough = 2 * landscape.space.num_dimensions + 6
+        run_job(landscape, proposer=self.name, stopper="none", trials=enough + 24, seed=0)
+        assert not any(picked[:20])
+        assert 0.4 < np.mean(picked[-20:]) < 0.95
+
+    def test_numpys_generator_is_left_as_it_was(self, landscape: Landscape) -> None:
+        proposer = build(self.name, landscape)
+        np.random.seed(5)
+        expected = np.random.random()
+        np.random.seed(5)
+        play(proposer, landscape, 3)
+        assert np.random.random() == expected
+
+
+@pytest.mark.slow
+class TestAx(ProposerContract):
+    name = "ax"
+    origins = frozenset({"ax"})
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def ax(cls) -> None:
+        pytest.importorskip("ax.api.client", reason="the extra ax is not installed")
+
+
+class TestAutopeft(ProposerContract):
+    name = "autopeft"
+    origins = frozenset({"autopeft:random"})
+
+    def test_is_the_published_recipe(self) -> None:
+        recipe = PROPOSERS.get(self.name)
+        assert issubclass(recipe, SaasProposer)
+        assert (recipe.num_random, recipe.batch) == (100, 4)
+
+
+class TestAutopeftFair(ProposerContract):
+    name = "autopeft-fair"
+    origins = frozenset({"autopeft-fair:random"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["autopeft", "autopeft-fair"])
+def test_batches_of_the_recipe_are_chosen_by_its_model(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "autopeft":
+        pytest.importorskip("numpyro", reason="the extra saas is not installed")
+    recipe = PROPOSERS.get(name)
+    assert issubclass(recipe, SaasProposer)
+    monkeypatch.setattr(recipe, "num_random", 10)
+    landscape = default_landscape()
+    proposer = build(name, landscape)
+    proposals = play(proposer, landscape, 10 + 2 * recipe.batch)
+    assert {p.origin for p in proposals[10:]} == {name}
+    assert len({p.configuration.key for p in proposals}) == len(proposals)
+    rebuilt = build(name, landscape)
+    for state in proposer.states.values():
+        rebuilt.observe(state)
+    assert rebuilt.propose(1) == proposer.propose(1)
+
+
+def test_the_copula_keeps_order_and_ties() -> None:
+    values = np.array([3.0, 1.0, 1.0, 100.0, 2.0])
+    found = gaussian_copula(values)
+    assert np.argsort(found, kind="stable").tolist() == [1, 2, 4, 0, 3]
+    assert found[1] == found[2]
+    assert abs(found).max() < 2
+
+
+def test_ranks_and_crowding() -> None:
+    scores = np.array([0.9, 0.8, 0.8, 0.5, 0.9])
+    costs = np.array([[3.0], [1.0], [2.0], [2.0], [3.0]])
+    assert non_domination_ranks(scores, costs).tolist() == [0, 0, 1, 2, 0]
+    distances = crowding_distances(np.array([[0.0], [1.0], [4.0]]))
+    assert distances.tolist() == [np.inf, 1.0, np.inf]
 
 
 class TestMobo(ProposerContract):

@@ -88,7 +88,7 @@ def test_completed_trials_were_trained_to_the_last_step(job: FakeJob, tmp_path: 
 
 
 #: More than the appends of the job below.
-NUM_APPENDS = 34
+NUM_APPENDS = 42
 
 
 @pytest.mark.parametrize("num_appends", range(1, NUM_APPENDS))

@@ -48,7 +48,7 @@ def test_everything_but_model_and_data_has_a_default(tmp_path: Path) -> None:
         "auto",
         "default",
         "mobo",
-        "halving",
+        "extrapolate",
     )
     assert spec.budget.limits == {"trials": 24}
     assert spec.budget.end_early

@@ -67,11 +67,29 @@ def told(simulation: Simulation) -> list[tuple[str, Mapping[str, Any], float]]:
     return [(e.kind, e.data, e.time) for e in simulation.entries if e.kind != "run"]
 
 
+#: Proposers that take seconds a suggestion, and packages that some need.
+SLOW = ("ax", "optuna-gp")
+NEEDS = {
+    "ax": "ax.api.client",
+    "bohb": "hpbandster.optimizers.config_generators.bohb",
+    "optuna-gp": "optuna",
+    "optuna-nsga2": "optuna",
+    "optuna-tpe": "optuna",
+}
+
+
 @pytest.mark.parametrize("stopper", STOPPERS.names())
-@pytest.mark.parametrize("proposer", PROPOSERS.names())
+@pytest.mark.parametrize(
+    "proposer",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+        for name in PROPOSERS.names()
+    ],
+)
 def test_every_proposer_runs_with_every_stopper(
     landscape: Landscape, proposer: str, stopper: str
 ) -> None:
+    pytest.importorskip(NEEDS.get(proposer, "numpy"), reason=f"{proposer} needs an extra")
     done = run(landscape, proposer=proposer, stopper=stopper, trials=20, num_workers=16, **TROUBLE)
     assert done.log.end_reason == "the budget of 20 trials is spent"
     assert len(done.log.states) == 20

@@ -112,7 +112,7 @@ def test_a_larger_cap_goes_on_from_what_was_counted(
 def test_a_segment_lost_with_its_driver_is_counted_once(
     job: FakeJob, timed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = make_spec(tmp_path / "job", budget={"trials": 2, "gpu_hours": 1.0})
+    spec = make_spec(tmp_path / "job", stopper="halving", budget={"trials": 2, "gpu_hours": 1.0})
     job.kill_after(5)  # job, prepared, timing, proposal, segment
     with pytest.raises(KilledError):
         run_job(spec, tmp_path / "job", observer=SILENT)

@@ -17,6 +17,7 @@ from autopeft.results.front import non_dominated
 from autopeft.search_spaces.configuration import Configuration
 from autopeft.stoppers.base import Action, Stopper
 from autopeft.stoppers.halving import MIN_MEASURED, HalvingStopper
+from autopeft.stoppers.mo_asha import HyperbandStopper, MoAshaStopper
 from tests.proposers.synthetic_job import Landscape, default_landscape, run_job
 from tests.stoppers.contract import StopperContract, build, trial_state
 
@@ -35,6 +36,120 @@ class TestNone(StopperContract):
         promoted = build(self.name, landscape).promote([paused])
         assert promoted is not None
         assert promoted[0] == 3
+
+
+class TestMoAsha(StopperContract):
+    name = "mo-asha"
+
+    def test_rungs(self, landscape: Landscape) -> None:
+        stopper = build(self.name, landscape)
+        assert isinstance(stopper, MoAshaStopper)
+        assert stopper.rungs == (6, 12, 24, 48, 96)
+
+    def test_the_better_half_goes_on(self, landscape: Landscape) -> None:
+        """The best and the cheapest are on the front of their rung whatever the others do."""
+        members = cheap_to_dear(landscape)[:9]
+        scores = [0.5, 0.2, 0.9, 0.3, 0.1, 0.4, 0.3, 0.2, 0.1]
+        states = [
+            trial_state(landscape, i, member, {6: score}, TrialStatus.PAUSED)
+            for i, (member, score) in enumerate(zip(members, scores, strict=True))
+        ]
+        stopper = build(self.name, landscape)
+        going_on = [
+            number
+            for number, state in enumerate(states)
+            if stopper.decide(replace(state, status=TrialStatus.RUNNING), states).action
+            is Action.CONTINUE
+        ]
+        assert len(going_on) == 4
+        assert {0, 2} <= set(going_on)
+
+    def test_promotes_what_a_growing_crowd_makes_room_for(self, landscape: Landscape) -> None:
+        members = cheap_to_dear(landscape)
+        best = trial_state(landscape, 0, members[0], {6: 0.9})
+        second = trial_state(landscape, 1, members[1], {6: 0.8}, TrialStatus.PAUSED)
+        stopper = build(self.name, landscape)
+        assert stopper.promote([best, second]) is None
+        crowd = [trial_state(landscape, i, members[i], {6: 0.1}) for i in (2, 3)]
+        promoted = stopper.promote([best, second, *crowd])
+        assert promoted is not None
+        assert promoted == (
+            1,
+            "accuracy 0.8 at step 6: place 2 of the 4 measured there; the first 2 go on",
+        )
+
+
+class TestHyperband(StopperContract):
+    name = "hyperband"
+
+    def test_each_trial_has_its_bracket(self, landscape: Landscape) -> None:
+        stopper = build(self.name, landscape)
+        assert isinstance(stopper, HyperbandStopper)
+        brackets = [stopper.bracket(number) for number in range(300)]
+        shares = np.bincount(brackets) / 300
+        assert len(shares) == len(stopper.rungs)
+        # Cheap brackets have more trials.
+        assert shares[0] > 2 * shares[-1] > 0
+
+    def test_a_trial_of_a_late_bracket_is_not_judged_early(self, landscape: Landscape) -> None:
+        stopper = build(self.name, landscape)
+        assert isinstance(stopper, HyperbandStopper)
+        members = cheap_to_dear(landscape)
+        others = [trial_state(landscape, i, members[0], {6: 0.9}) for i in range(1000, 1008)]
+        for number in range(40):
+            state = trial_state(landscape, number, members[-1], {6: 0.1})
+            action = stopper.decide(state, others).action
+            assert (action is Action.PAUSE) == (stopper.bracket(number) == 0)
+
+
+class TestMedian(StopperContract):
+    name = "median"
+
+    def test_only_those_that_cost_no_more_count(self, landscape: Landscape) -> None:
+        members = cheap_to_dear(landscape)
+        others = [trial_state(landscape, i, members[i + 5], {12: 0.9}) for i in range(5)]
+        stopper = build(self.name, landscape)
+        cheap = trial_state(landscape, 9, members[0], {12: 0.1})
+        assert stopper.decide(cheap, others).action is Action.CONTINUE
+        dear = trial_state(landscape, 9, members[-1], {12: 0.1})
+        assert stopper.decide(dear, others).action is Action.STOP
+        assert stopper.decide(replace(dear, curve=others[0].curve), others).action is (
+            Action.CONTINUE
+        )
+
+
+class TestExtrapolate(StopperContract):
+    name = "extrapolate"
+
+    def test_needs_trials_that_went_to_the_end(self, landscape: Landscape) -> None:
+        others = [
+            replace(each, status=TrialStatus.RUNNING, curve=each.curve[:1])
+            for each in field_of(landscape, np.linspace(0.8, 0.9, 8))
+        ]
+        state = trial_state(landscape, 99, cheap_to_dear(landscape)[-1], {RUNG: 0.6})
+        decision = build(self.name, landscape).decide(state, others)
+        assert decision.action is Action.CONTINUE
+        assert "which takes 4 trials trained to the end (so far 0)" in decision.reason
+
+    def test_hopeless_waits_and_hopeful_goes_on(self, landscape: Landscape) -> None:
+        members = cheap_to_dear(landscape)
+        others = [
+            trial_state(landscape, i, c, {24: s - 0.1, 48: s - 0.03, 96: s}, TrialStatus.COMPLETED)
+            for i, (c, s) in enumerate(zip(members, np.linspace(0.80, 0.82, 8), strict=False))
+        ]
+        stopper = build(self.name, landscape)
+        bad = trial_state(landscape, 99, members[-1], {24: 0.3})
+        decision = stopper.decide(bad, others)
+        assert decision.action is Action.PAUSE
+        assert "chance of ending on the front, 10% needed; trial" in decision.reason
+        good = trial_state(landscape, 99, members[-1], {24: 0.8})
+        assert stopper.decide(good, others).action is Action.CONTINUE
+        paused = replace(bad, status=TrialStatus.PAUSED)
+        assert stopper.promote([*others, paused]) is None
+        waiting = trial_state(landscape, 100, members[-2], {24: 0.8}, TrialStatus.PAUSED)
+        promoted = stopper.promote([*others, paused, waiting])
+        assert promoted is not None
+        assert promoted[0] == 100
 
 
 class TestHalving(StopperContract):
